@@ -1,1 +1,3 @@
-//! Sidebolt.
+//! Sidebolt: a Neo4j-compatible Bolt proxy sidecar. Modules stand in the order in which a query walks through them.
+
+pub mod config;

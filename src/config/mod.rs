@@ -1,0 +1,274 @@
+//! What an operator may set: one struct per section of `proxy.yaml`, with its defaults.
+//!
+//! Loading (YAML, environment, command line) is in `load`, following changes in `reload`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The whole configuration. Every key has a default that is safe on loopback.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// The side that faces the drivers.
+    pub listen: Listen,
+    /// The side that faces Neo4j.
+    pub upstream: Upstream,
+    /// How many upstream connections, and how long each may live or be waited for.
+    pub pool: Pool,
+    /// Whose credentials are used upstream.
+    pub auth: Auth,
+    /// What is held in memory for one client.
+    pub limits: Limits,
+    /// Metrics and health.
+    pub admin: Admin,
+    /// Log lines.
+    pub log: Log,
+    /// What happens at SIGTERM.
+    pub shutdown: Shutdown,
+}
+
+/// `listen`: the Bolt port for drivers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listen {
+    /// Address and port to bind.
+    pub address: SocketAddr,
+    /// `host:port` that `neo4j://` clients are told when they named no address themselves; by default the address they connected to.
+    pub advertised_address: Option<String>,
+    /// TLS on the same port; off unless a certificate is named.
+    pub tls: Option<ListenTls>,
+    /// Accept Bolt over WebSocket (and answer plain HTTP GET) on the same port.
+    pub websocket: bool,
+    /// Clients at once, logged in or not.
+    pub max_connections: usize,
+    /// Clients at once from one address; 0 = only `max_connections` counts.
+    pub max_connections_per_address: usize,
+    /// From accept to the chosen Bolt version (TLS and WebSocket upgrade included).
+    pub handshake_timeout: Duration,
+    /// From the handshake to a successful login.
+    pub login_timeout: Duration,
+    /// Largest message before login, in bytes.
+    pub max_login_message: usize,
+}
+
+/// `listen.tls`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenTls {
+    /// PEM file with the certificate chain.
+    pub cert_file: PathBuf,
+    /// PEM file with the private key.
+    pub key_file: PathBuf,
+    /// PEM file with the CAs that client certificates must come from; none = clients need no certificate.
+    pub client_ca_file: Option<PathBuf>,
+    /// Refuse clients that do not use TLS.
+    pub required: bool,
+}
+
+/// `upstream`: Neo4j.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// `bolt://`, `bolt+s://`, `bolt+ssc://`, `neo4j://`, `neo4j+s://` or `neo4j+ssc://` host[:port].
+    pub uri: String,
+    /// PEM file with the CAs to trust for `+s`, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with Sidebolt's own certificate chain for a server that asks for one.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the key of `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// From connect to the end of the TLS and Bolt handshakes.
+    pub connection_timeout: Duration,
+    /// TCP keep-alive interval; 0 = off.
+    pub keep_alive: Duration,
+    /// Silence (no byte, not even a NOOP) after which a connection with an unanswered request is given up; 0 = use the server's own hint.
+    pub read_timeout: Duration,
+    /// Records per PULL for the statements that Sidebolt sends itself.
+    pub fetch_size: i64,
+}
+
+/// `pool`: the upstream connections of each server address.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Upstream connections at once, per server address.
+    pub max_connection_pool_size: usize,
+    /// Idle connections kept warm (needs `auth.username`).
+    pub min_idle: usize,
+    /// How long a request may wait for a connection.
+    pub connection_acquisition_timeout: Duration,
+    /// Requests that may wait at once; more are refused at once.
+    pub max_waiting: usize,
+    /// Age after which an idle connection is replaced, less up to `lifetime_jitter`.
+    pub max_connection_lifetime: Duration,
+    /// Share of the lifetime, 0 to 1, by which it varies, so that connections do not all end together.
+    pub lifetime_jitter: f64,
+    /// Idle time after which a connection above `min_idle` is closed.
+    pub idle_timeout: Duration,
+    /// Idle time after which a connection is tested (RESET) before it is lent.
+    pub connection_liveness_check_timeout: Duration,
+    /// How long the clean-up of a connection whose client vanished may take before it is closed.
+    pub reset_timeout: Duration,
+}
+
+/// `auth`: whose credentials are used upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Auth {
+    /// `passthrough`: the client's own. `service`: those below, for everybody.
+    pub mode: AuthMode,
+    /// How long a proof by the server of a client's credentials is believed.
+    pub cache_ttl: Duration,
+    /// User for `service` mode, `pool.min_idle` and health checks.
+    pub username: Option<String>,
+    /// Password of `username`.
+    pub password: Option<Secret>,
+    /// File with the password (trailing newline ignored), instead of `password`.
+    pub password_file: Option<PathBuf>,
+    /// `service` mode: the credentials (basic or bearer) that clients must show; without it only loopback clients are let in.
+    pub client_token: Option<Secret>,
+    /// File with `client_token`.
+    pub client_token_file: Option<PathBuf>,
+}
+
+/// `auth.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Each client's own credentials, proved by Neo4j.
+    Passthrough,
+    /// Sidebolt's own credentials upstream.
+    Service,
+}
+
+/// `limits`: bytes held in memory for one client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// A request up to this size is held whole and inspected; a larger one streams through.
+    pub max_inspected_request: usize,
+    /// Largest summary (SUCCESS, FAILURE) that is accepted from Neo4j.
+    pub max_summary: usize,
+    /// Bytes of pipelined requests held while an earlier one runs.
+    pub max_pipelined: usize,
+}
+
+/// `admin`: metrics and health over HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Address and port; none = no admin port.
+    pub address: Option<SocketAddr>,
+}
+
+/// `log`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,sidebolt::upstream=debug`.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `shutdown`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shutdown {
+    /// How long running transactions may take to finish after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// A string that never shows in logs or debug output and is wiped when dropped.
+#[derive(Clone, Default, PartialEq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 7687)),
+            advertised_address: None,
+            tls: None,
+            websocket: true,
+            max_connections: 20_000,
+            max_connections_per_address: 0,
+            handshake_timeout: Duration::from_secs(5),
+            login_timeout: Duration::from_secs(30),
+            max_login_message: 8 * 1024,
+        }
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            uri: "bolt://neo4j:7687".to_owned(),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            connection_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            read_timeout: Duration::ZERO,
+            fetch_size: 1000,
+        }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            max_connection_pool_size: 100,
+            min_idle: 0,
+            connection_acquisition_timeout: Duration::from_secs(60),
+            max_waiting: 10_000,
+            max_connection_lifetime: Duration::from_secs(3600),
+            lifetime_jitter: 0.1,
+            idle_timeout: Duration::from_secs(600),
+            connection_liveness_check_timeout: Duration::from_secs(30),
+            reset_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            mode: AuthMode::Passthrough,
+            cache_ttl: Duration::from_secs(60),
+            username: None,
+            password: None,
+            password_file: None,
+            client_token: None,
+            client_token_file: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_inspected_request: 1024 * 1024, max_summary: 16 * 1024 * 1024, max_pipelined: 1024 * 1024 }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 9090))) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain_timeout: Duration::from_secs(30) }
+    }
+}
