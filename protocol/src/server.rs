@@ -78,12 +78,14 @@ pub struct Server {
     version: Version,
     state: State,
     in_flight: VecDeque<Tag>,
+    /// The exchange stays open after a failure: what comes next is Neo4j's to judge.
+    held: bool,
 }
 
 impl Server {
     /// A session that has just negotiated `version`.
     pub fn new(version: Version) -> Self {
-        Self { version, state: State::Negotiation, in_flight: VecDeque::new() }
+        Self { version, state: State::Negotiation, in_flight: VecDeque::new(), held: false }
     }
 
     /// The negotiated version.
@@ -103,7 +105,8 @@ impl Server {
 
     /// True while an exchange holds an upstream connection.
     pub fn is_open(&self) -> bool {
-        !self.in_flight.is_empty()
+        self.held
+            || !self.in_flight.is_empty()
             || matches!(self.state, State::AutoCommit | State::Transaction | State::Ending | State::Single)
     }
 
@@ -134,6 +137,7 @@ impl Server {
             State::AutoCommit if self.in_flight.iter().any(|t| *t != Tag::RUN) => Verdict::Wait,
             State::AutoCommit | State::Transaction => Verdict::Continue,
             State::Single | State::Ending | State::Interrupted => Verdict::Wait,
+            State::Failed if self.held => Verdict::Continue,
             State::Failed if !self.in_flight.is_empty() => Verdict::Wait,
             State::Failed => match tag {
                 Tag::RESET => Verdict::Reset,
@@ -147,7 +151,10 @@ impl Server {
     /// A message was sent on: the state is now what it will be if all goes well.
     pub fn forwarded(&mut self, tag: Tag) {
         debug_assert!(
-            matches!(self.judge(tag), Verdict::Start | Verdict::Continue | Verdict::Interrupt),
+            matches!(
+                self.judge(tag),
+                Verdict::Start | Verdict::Continue | Verdict::Interrupt | Verdict::Telemetry
+            ),
             "{tag} is not to be sent on in {:?}",
             self.state
         );
@@ -180,8 +187,14 @@ impl Server {
             (state, _, _) => state,
         };
         self.check_invariants();
-        let over = self.in_flight.is_empty() && matches!(self.state, State::Ready | State::Failed);
+        let over = !self.held && self.in_flight.is_empty() && matches!(self.state, State::Ready | State::Failed);
         Some(Answered { tag, over })
+    }
+
+    /// Keeps the exchange open until RESET although a request failed. After a malformed or illegal request the servers differ in
+    /// what they do next, so everything else goes on to Neo4j, whose answers or close then are the client's.
+    pub fn hold(&mut self) {
+        self.held = true;
     }
 
     /// HELLO was answered with SUCCESS.
@@ -318,6 +331,19 @@ mod tests {
         }
         assert!(server.answered(Outcome::DONE).unwrap().over);
         assert_eq!(server.state(), State::Ready);
+    }
+
+    #[test]
+    fn a_held_exchange_goes_on_to_neo4j_until_reset() {
+        let mut server = ready_session();
+        server.forwarded(Tag::RUN);
+        server.hold();
+        assert!(!server.answered(Outcome::Failure).unwrap().over);
+        assert_eq!(server.judge(Tag::PULL), Verdict::Continue);
+        assert_eq!(server.judge(Tag::RESET), Verdict::Interrupt);
+        server.forwarded(Tag::RESET);
+        assert!(server.answered(Outcome::DONE).unwrap().over);
+        assert_eq!(server.judge(Tag::RUN), Verdict::Start);
     }
 
     #[test]

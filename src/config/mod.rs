@@ -48,6 +48,8 @@ pub struct Listen {
     pub login_timeout: Duration,
     /// Largest message before login, in bytes.
     pub max_login_message: usize,
+    /// How long a client may take none of its answers before it is closed.
+    pub write_timeout: Duration,
 }
 
 /// `listen.tls`.
@@ -200,6 +202,7 @@ impl Default for Listen {
             handshake_timeout: Duration::from_secs(5),
             login_timeout: Duration::from_secs(30),
             max_login_message: 8 * 1024,
+            write_timeout: Duration::from_secs(15 * 60),
         }
     }
 }
