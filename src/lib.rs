@@ -3,6 +3,7 @@
 mod buffers;
 pub mod config;
 mod failure;
+pub mod logging;
 mod metrics;
 mod session;
 pub mod transport;
