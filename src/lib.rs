@@ -1,5 +1,7 @@
 //! Sidebolt: a Neo4j-compatible Bolt proxy sidecar. Modules stand in the order in which a query walks through them.
 
+mod admin;
+pub mod app;
 mod buffers;
 pub mod config;
 mod failure;

@@ -187,7 +187,8 @@ impl Server {
             (state, _, _) => state,
         };
         self.check_invariants();
-        let over = !self.held && self.in_flight.is_empty() && matches!(self.state, State::Ready | State::Failed);
+        let over =
+            !self.held && self.in_flight.is_empty() && matches!(self.state, State::Ready | State::Failed);
         Some(Answered { tag, over })
     }
 

@@ -80,7 +80,9 @@ pub struct Listen {
     #[serde(with = "SizeText")]
     #[schemars(extend("x-min" = "1KiB", "x-max" = "16MiB"))]
     pub max_login_message: usize,
-    /// How long a client may take none of its answers before it is closed.
+    /// How long a client may take none of its answers, or stop in the middle of a request, before it is closed.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
     pub write_timeout: Duration,
 }
 

@@ -22,7 +22,11 @@ use crate::transport::Transport;
 use crate::upstream::{ConnectError, Key, Principal};
 
 /// Brings a client to READY.
-pub(super) async fn log_in(shared: Arc<Shared>, arrival: Arrival, registration: Registration) -> Step<Session> {
+pub(super) async fn log_in(
+    shared: Arc<Shared>,
+    arrival: Arrival,
+    registration: Registration,
+) -> Step<Session> {
     let Arrival { mut transport, local, .. } = arrival;
     let (handshake_timeout, login_timeout) = {
         let listen = &shared.config.load().listen;
@@ -241,7 +245,8 @@ impl Session {
             Some(token) => {
                 let shown = credentials.string("credentials").unwrap_or_default();
                 // Hashes are compared, so that the time taken says nothing about the token.
-                (blake3::hash(shown.as_bytes()) != blake3::hash(token.0.as_bytes())).then_some(Refusal::TokenMismatch)
+                (blake3::hash(shown.as_bytes()) != blake3::hash(token.0.as_bytes()))
+                    .then_some(Refusal::TokenMismatch)
             }
         };
         match refusal {
@@ -366,4 +371,3 @@ fn without_address(context: &MapView<'_>) -> Box<[u8]> {
     MapEdit::removing(&["address"]).apply(context, &mut bytes);
     bytes.to_vec().into()
 }
-

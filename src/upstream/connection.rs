@@ -88,7 +88,9 @@ impl Connection {
 
     /// Queues a message without fields of Sidebolt's own.
     pub(crate) fn queue_own(&mut self, tag: Tag) {
-        self.queue_with(tag, true, |out| chunk::put_message(out, |out| out.extend_from_slice(&[0xB0, tag.0])));
+        self.queue_with(tag, true, |out| {
+            chunk::put_message(out, |out| out.extend_from_slice(&[0xB0, tag.0]))
+        });
     }
 
     /// True if something is queued.

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connect::{ConnectError, Connector, Greeting};
 use super::Need;
+use super::connect::{ConnectError, Connector, Greeting};
 use super::connection::Connection;
 use super::key::Key;
 use super::principal::Principal;
@@ -200,7 +200,8 @@ impl Pool {
 
     /// The receive time-out that the server advertised last; none before any connection was made.
     pub(crate) fn recv_timeout(&self) -> Option<Duration> {
-        Some(Duration::from_secs(self.recv_timeout.load(Ordering::Relaxed))).filter(|timeout| !timeout.is_zero())
+        Some(Duration::from_secs(self.recv_timeout.load(Ordering::Relaxed)))
+            .filter(|timeout| !timeout.is_zero())
     }
 
     /// An idle connection, or the right to make one, now or when one is given back. Without a need: any that makes room.
@@ -265,7 +266,11 @@ impl Pool {
     }
 
     /// Makes what was handed over fit: cleaned, alive, young enough, logged in. `None` = it was dead, try the next.
-    async fn prepare(self: &Arc<Self>, handover: Handover, need: &Need) -> Result<Option<Lease>, ConnectError> {
+    async fn prepare(
+        self: &Arc<Self>,
+        handover: Handover,
+        need: &Need,
+    ) -> Result<Option<Lease>, ConnectError> {
         let (connection, slot) = match handover {
             Handover::Connection(connection, slot) => (connection, slot),
             Handover::Slot(slot) => return self.make(slot, need).await.map(Some),
@@ -284,14 +289,19 @@ impl Pool {
         }
         let mut lease = Lease::new(self, connection, slot);
         let connection = lease.connection_mut();
-        if connection.machine.is_clean() && (connection.is_stale() || self.is_dead(connection, check_after, reset_timeout).await) {
+        if connection.machine.is_clean()
+            && (connection.is_stale() || self.is_dead(connection, check_after, reset_timeout).await)
+        {
             self.metrics.pool_closed.with_label_values(&["dead"]).inc();
             lease.discard();
             return Ok(None);
         }
         // The answer to the RESET with which it was given back may still be on its way.
         if connection.machine.due() > 0
-            && !matches!(timeout(reset_timeout, connection.drain(&self.buffers, |_, _, _| ())).await, Ok(Ok(())))
+            && !matches!(
+                timeout(reset_timeout, connection.drain(&self.buffers, |_, _, _| ())).await,
+                Ok(Ok(()))
+            )
             || !connection.machine.is_clean()
         {
             self.metrics.pool_closed.with_label_values(&["dead"]).inc();
@@ -307,12 +317,7 @@ impl Pool {
     }
 
     /// After a long rest a connection is tried with RESET before it is lent.
-    async fn is_dead(
-        &self,
-        connection: &mut Connection,
-        check_after: Duration,
-        limit: Duration,
-    ) -> bool {
+    async fn is_dead(&self, connection: &mut Connection, check_after: Duration, limit: Duration) -> bool {
         if connection.last_used.elapsed() < check_after {
             return false;
         }
