@@ -8,7 +8,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let loaded = match Config::load(&Sources::default().with_process_environment()) {
+        let loaded = match Config::load(&Sources { file: std::env::args().skip_while(|a| a != "--config").nth(1).map(Into::into), ..Sources::default() }.with_process_environment()) {
             Ok(l) => l,
             Err(e) => {
                 eprintln!("{e}");
