@@ -1,4 +1,5 @@
 //! Sidebolt: a Neo4j-compatible Bolt proxy sidecar. Modules stand in the order in which a query walks through them.
 
+pub mod cli;
 pub mod config;
 pub mod logging;

@@ -188,13 +188,8 @@ fn every_key_can_be_set_by_the_environment_and_the_command_line() {
         let overrides = environment
             .iter()
             .map(|(name, value)| {
-                let known = keys().iter().find(|key| key.variable() == *name).map(|key| key.path.clone());
-                let neo4j = NEO4J_VARIABLES
-                    .iter()
-                    .find(|(variable, _)| variable == name)
-                    .map(|(_, key)| (*key).to_owned());
-                let key = known.or(neo4j).expect("a known variable");
-                Override { flag: "--set".to_owned(), key, value: value.clone() }
+                let Variable::Key(key) = meaning(name, value.as_ref()) else { panic!("{name} sets no key") };
+                Override { flag: "--set".to_owned(), key: key.to_owned(), value: value.clone() }
             })
             .collect();
         let by_flag = Config::load(&Sources { overrides, ..Sources::default() });

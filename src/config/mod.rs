@@ -10,9 +10,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+mod environment;
 mod error;
+mod excerpt;
 mod load;
+mod read;
+pub mod reload;
 mod schema;
+mod show;
 mod tree;
 mod units;
 pub mod uri;
