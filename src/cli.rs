@@ -58,8 +58,8 @@ pub enum Command {
 /// Where the configuration comes from, and what overrules it.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ConfigArgs {
-    /// Configuration file [default: ./proxy.yaml, else /etc/sidebolt/proxy.yaml, else none]
-    #[arg(long, value_name = "FILE", env = "SIDEBOLT_CONFIG")]
+    /// Configuration file [default: SIDEBOLT_CONFIG, ./proxy.yaml, /etc/sidebolt/proxy.yaml, or none]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Address for drivers, over listen.address
     #[arg(long, value_name = "IP:PORT")]
@@ -72,7 +72,7 @@ pub struct ConfigArgs {
     pub admin: Option<String>,
     /// Set any key, such as `pool.min_idle=5`; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
-    pub set: Vec<(String, String)>,
+    pub set: Vec<Override>,
 }
 
 /// `sidebolt check`.
@@ -118,7 +118,7 @@ pub struct HealthcheckArgs {
     #[arg(long)]
     pub ready: bool,
     /// Configuration file, if --admin is not given
-    #[arg(long, value_name = "FILE", env = "SIDEBOLT_CONFIG")]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
@@ -138,23 +138,23 @@ impl ConfigArgs {
         let named = flags.into_iter().filter_map(|(flag, key, value)| {
             Some(Override { flag: flag.to_owned(), key: key.to_owned(), value: value.clone()? })
         });
-        let set = self.set.iter().map(|(key, value)| Override {
-            flag: "--set".to_owned(),
-            key: key.clone(),
-            value: value.clone(),
-        });
         Sources {
-            file: self.config.clone().or_else(|| first_existing(&USUAL_FILES)),
-            overrides: set.chain(named).collect(),
+            file: self.config.clone().or_else(named_by_environment).or_else(|| first_existing(&USUAL_FILES)),
+            overrides: self.set.iter().cloned().chain(named).collect(),
             ..Sources::default()
         }
         .with_process_environment()
     }
 }
 
-fn key_and_value(text: &str) -> Result<(String, String), String> {
+fn key_and_value(text: &str) -> Result<Override, String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, for example pool.min_idle=5")?;
-    Ok((key.trim().to_owned(), value.to_owned()))
+    Ok(Override { flag: "--set".to_owned(), key: key.trim().to_owned(), value: value.to_owned() })
+}
+
+/// `SIDEBOLT_CONFIG`; empty is as good as not set.
+fn named_by_environment() -> Option<PathBuf> {
+    std::env::var_os("SIDEBOLT_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from)
 }
 
 fn first_existing(files: &[&str]) -> Option<PathBuf> {

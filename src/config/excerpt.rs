@@ -3,6 +3,9 @@
 use super::error::meant;
 use super::schema::keys;
 
+/// Longest line that is shown, in bytes.
+const MAX_SHOWN: usize = 200;
+
 /// A line of the file to show, without anything that is or may be a secret.
 pub(super) fn excerpt(source: &str, line: usize) -> Option<String> {
     let lines: Vec<&str> = source.lines().take(line).collect();
@@ -15,7 +18,7 @@ pub(super) fn excerpt(source: &str, line: usize) -> Option<String> {
     let mut above = lines.iter().rev().skip(1).filter(|line| !line.trim().is_empty());
     let parent = above.find(|line| depth(line) < depth(shown)).map_or("", |line| line.trim_start());
     let inside_secret = known_secret(parent.split(':').next().unwrap_or_default());
-    (!inside_secret).then(|| without_values(shown))
+    (!inside_secret && shown.len() <= MAX_SHOWN).then(|| without_values(shown))
 }
 
 /// A key whose value must not be shown, also if it is misspelt.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -30,7 +31,7 @@ pub struct Sources {
 }
 
 /// One key set on the command line.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Override {
     /// The flag as the user knows it, such as `--listen`.
     pub flag: String,
@@ -38,6 +39,13 @@ pub struct Override {
     pub key: String,
     /// Its value as text.
     pub value: String,
+}
+
+impl fmt::Debug for Override {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The value may be a secret.
+        write!(f, "{} {}=…", self.flag, self.key)
+    }
 }
 
 /// A configuration that may be used.

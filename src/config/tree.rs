@@ -72,7 +72,11 @@ impl Node {
 
     /// Reads YAML without judging keys or values.
     pub(super) fn from_yaml(source: &str) -> Result<Self, Syntax> {
-        let options = serde_saphyr::options! { with_snippet: false };
+        // The deepest key is three levels down; the reader recurses, so that depth must not be the file's choice.
+        let budget = serde_saphyr::budget! { max_depth: 16, max_nodes: 10_000 };
+        // A password of digits may look like a number beyond all bounds.
+        let non_finite = serde_saphyr::options::NonFiniteFloatPolicy::PassThrough;
+        let options = serde_saphyr::options! { with_snippet: false, budget: budget, non_finite_float_policy: non_finite };
         match serde_saphyr::from_str_with_options::<Option<Spanned<Raw>>>(source, options) {
             Ok(Some(raw)) => Ok(node(raw, source)),
             Ok(None) => Ok(Self::empty()),
@@ -152,6 +156,11 @@ fn syntax_message(error: &serde_saphyr::Error) -> (String, &'static str) {
         serde_saphyr::Error::MultipleDocuments { .. } => {
             ("a second document begins here".to_owned(), "keep one document, without a line `---` inside")
         }
+        serde_saphyr::Error::Budget { .. } => (
+            "too much, or too deeply nested".to_owned(),
+            "a configuration has sections with keys, nothing deeper",
+        ),
+        serde_saphyr::Error::AliasError { error, .. } => syntax_message(error),
         serde_saphyr::Error::NullIntoString { .. } => {
             ("this key has no name".to_owned(), "write `key: value`")
         }
