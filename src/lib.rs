@@ -3,10 +3,12 @@
 mod admin;
 pub mod app;
 mod buffers;
+pub mod cli;
 pub mod config;
 mod failure;
 pub mod logging;
 mod metrics;
+pub mod run;
 mod session;
 pub mod transport;
 mod upstream;
