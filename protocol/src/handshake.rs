@@ -26,18 +26,17 @@ pub enum Choice {
 }
 
 /// Chooses as Neo4j does: the first slot that fits wins, and within a range the highest minor version.
+/// One malformed slot spoils all four, wherever it stands; a slot's first byte is not looked at.
 pub fn choose(slots: &[u8; 16], offered: &[Version]) -> Choice {
-    for slot in slots.as_chunks::<4>().0 {
+    let slots = slots.as_chunks::<4>().0;
+    if slots.iter().any(|[_, range, minor, _]| range > minor) {
+        return Choice::Malformed;
+    }
+    for slot in slots {
         if *slot == MANIFEST_V1 {
             return Choice::Manifest;
         }
-        let [reserved, range, minor, major] = *slot;
-        if major == 0xFF || major == 0 || reserved != 0 {
-            continue;
-        }
-        if range > minor {
-            return Choice::Malformed;
-        }
+        let [_, range, minor, major] = *slot;
         let fits = |v: &&Version| v.major == major && (minor - range..=minor).contains(&v.minor);
         if let Some(version) = offered.iter().filter(fits).max() {
             return Choice::Classic(*version);
