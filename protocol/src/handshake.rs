@@ -134,10 +134,10 @@ pub fn read_manifest_choice(
     buf: &[u8],
     offered: &[Version],
 ) -> Result<Option<(Version, usize)>, DecodeError> {
-    let Some(&[reserved, range, minor, major]) = buf.first_chunk::<4>() else { return Ok(None) };
+    let Some(&[_, range, minor, major]) = buf.first_chunk::<4>() else { return Ok(None) };
     let Some((capabilities, used)) = read_varint(&buf[4..])? else { return Ok(None) };
     let version = Version::new(major, minor);
-    if reserved != 0 || range != 0 || capabilities != 0 || !offered.contains(&version) {
+    if range != 0 || capabilities != 0 || !offered.contains(&version) {
         return Err(DecodeError::BadHandshake);
     }
     Ok(Some((version, 4 + used)))
@@ -228,7 +228,7 @@ mod tests {
         let offered = &Version::ALL;
         assert_eq!(read_manifest_choice(&[0, 0, 1, 6, 0], offered), Ok(Some((Version::V6_1, 5))));
         assert_eq!(read_manifest_choice(&[0, 0, 1, 6], offered), Ok(None));
-        for bad in [[0, 0, 5, 5, 0], [0, 0, 1, 6, 1], [0, 1, 1, 6, 0], [1, 0, 1, 6, 0]] {
+        for bad in [[0, 0, 5, 5, 0], [0, 0, 1, 6, 1], [0, 1, 1, 6, 0]] {
             assert_eq!(read_manifest_choice(&bad, offered), Err(DecodeError::BadHandshake));
         }
         assert_eq!(read_varint(&[0x80; 10]), Err(DecodeError::BadHandshake));
