@@ -177,7 +177,9 @@ fn run_scenarios(args: &CompareArgs, settings: &Settings) -> Result<()> {
         match scenario.run(settings) {
             Ok(findings) => {
                 findings.tables.iter().for_each(|table| print!("{}", table.render()));
-                findings.notes.iter().for_each(|note| println!("\n- {note}"));
+                if !findings.notes.is_empty() {
+                    println!("\n- {}", findings.notes.join("\n- "));
+                }
                 verdicts.extend(findings.verdicts);
             }
             Err(error) => {

@@ -79,6 +79,14 @@ impl Request {
         Self::query(text, Value::map([]), Some(1))
     }
 
+    /// A transaction with a first query, left open.
+    pub(crate) fn begin() -> Self {
+        let mut out = BytesMut::new();
+        value::put_message(Tag::BEGIN.0, &[Value::map([("db", "neo4j".into())])], &mut out);
+        out.extend_from_slice(&Self::one_record("RETURN 1").wire);
+        Self { wire: out.freeze(), summaries: 3, records: Some(1) }
+    }
+
     /// RESET, which makes a session usable after a failure.
     pub(crate) fn reset() -> Self {
         Self { wire: bare(Tag::RESET), summaries: 1, records: None }

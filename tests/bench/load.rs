@@ -69,6 +69,8 @@ pub(crate) struct Round {
     pub(crate) cpu: Vec<Duration>,
     /// CPU time of the load itself.
     pub(crate) own_cpu: Duration,
+    /// CPU time of everything that is neither watched nor the load.
+    pub(crate) foreign_cpu: Duration,
 }
 
 impl Round {
@@ -123,10 +125,13 @@ impl Window {
         let all: Vec<u32> = watched.iter().copied().chain([std::process::id()]).collect();
         std::thread::sleep(self.start.saturating_duration_since(Instant::now()));
         let before: Vec<Duration> = all.iter().map(|pid| process::cpu(*pid)).collect::<Result<_>>()?;
+        let machine = process::machine_cpu()?;
         std::thread::sleep(self.end.saturating_duration_since(Instant::now()));
         for (pid, before) in all.iter().zip(before) {
             round.cpu.push(process::cpu(*pid)?.saturating_sub(before));
         }
+        let machine = process::machine_cpu()?.saturating_sub(machine);
+        round.foreign_cpu = machine.saturating_sub(round.cpu.iter().sum());
         round.own_cpu = round.cpu.pop().unwrap_or_default();
         Ok(())
     }
@@ -351,5 +356,69 @@ async fn collect(stream: &mut TcpStream, inbox: &mut Inbox, request: &Request) -
         if inbox.arrived(read, &mut answer, request)? {
             return Ok(answer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bolt_wire::Version;
+    use bolt_wire::packstream::Value;
+
+    use super::*;
+    use crate::stub::tests::{login, start};
+
+    fn sessions(count: usize) -> Vec<Session> {
+        let address = start();
+        (0..count).map(|_| Session::open(address, None, &login(Version::V5_8)).unwrap()).collect()
+    }
+
+    fn job(text: &str, pace: Pace, threads: usize) -> Job {
+        Job {
+            requests: vec![Request::query(text, Value::map([]), Some(1))],
+            pace,
+            warm_up: Duration::ZERO,
+            time: Duration::from_millis(500),
+            threads,
+            watched: vec![std::process::id()],
+        }
+    }
+
+    #[test]
+    fn a_closed_loop_counts_what_every_session_did() {
+        let mut all = sessions(5);
+        for threads in [1, 2] {
+            let round = run(&mut all, &job("RETURN 1", Pace::Closed, threads)).unwrap();
+            assert_eq!((round.errors, round.per_session.len(), all.len()), (0, 5, 5));
+            assert_eq!(round.per_session.iter().sum::<u64>(), round.latency.count());
+            assert!(round.latency.count() > 0 && round.cpu.len() == 1);
+        }
+    }
+
+    #[test]
+    fn failures_are_counted_and_leave_usable_sessions() {
+        let mut all = sessions(2);
+        let round = run(&mut all, &job("stub:rows=1", Pace::Closed, 1)).unwrap();
+        assert!(round.errors > 0 && round.latency.count() == 0);
+        assert!(round.first_error.unwrap().contains("SyntaxError"));
+        assert_eq!(run(&mut all, &job("RETURN 1", Pace::Closed, 1)).unwrap().errors, 0);
+    }
+
+    /// 100 a second are due and each takes at least 50 ms of the only session: most wait, and their waiting is in the figures.
+    #[test]
+    fn an_open_loop_does_not_hide_the_waiting() {
+        let round = run(&mut sessions(1), &job("stub:delay=50ms", Pace::Open(100.0), 1)).unwrap();
+        let done = round.latency.count();
+        assert!(done <= 10, "{done} in half a second, one after the other");
+        assert!(done + round.backlog >= 45, "50 were due: {done} done, {} left", round.backlog);
+        let expected = Duration::from_millis(40 * done.saturating_sub(1));
+        assert!(round.latency.max() >= expected, "{:?} is less than {expected:?}", round.latency.max());
+    }
+
+    #[test]
+    fn an_open_loop_keeps_its_rate() {
+        let round = run(&mut sessions(4), &job("RETURN 1", Pace::Open(200.0), 2)).unwrap();
+        assert_eq!(round.errors, 0);
+        let due = round.latency.count() + round.backlog;
+        assert!((90..=101).contains(&due), "{due} instead of 100");
     }
 }

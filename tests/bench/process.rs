@@ -28,6 +28,20 @@ fn parse_cpu(stat: &str) -> Option<Duration> {
     Some(TICK * (user + system))
 }
 
+/// CPU time that the whole machine has used so far, what the hypervisor took away included.
+pub(crate) fn machine_cpu() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("/proc/stat cannot be read")?;
+    parse_machine_cpu(&stat).context("/proc/stat has an unknown form")
+}
+
+/// The first line: user, nice, system, idle, iowait, irq, softirq, steal.
+fn parse_machine_cpu(stat: &str) -> Option<Duration> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+    let ticks: Vec<u64> = fields.take(8).map_while(|field| field.parse().ok()).collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal] = ticks.try_into().ok()?;
+    Some(Duration::from_millis((user + nice + system + irq + softirq + steal) * 10))
+}
+
 /// Resident memory in bytes.
 pub(crate) fn rss(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/statm");
@@ -156,6 +170,14 @@ mod tests {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 100 1000 10";
         assert_eq!(parse_cpu(stat), Some(Duration::from_millis(420)));
         assert_eq!(parse_cpu("7 (cut) S 1"), None);
+    }
+
+    #[test]
+    fn the_machines_time_is_all_but_idle_time() {
+        let stat = "cpu  10 1 20 5000 700 2 3 4 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(parse_machine_cpu(stat), Some(Duration::from_millis(400)));
+        assert_eq!(parse_machine_cpu("cpu  10 1"), None);
+        assert!(machine_cpu().unwrap() > Duration::ZERO);
     }
 
     #[test]

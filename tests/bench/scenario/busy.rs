@@ -22,6 +22,7 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
     let requests = point_reads();
     let mut table =
         Table::new(format!("busy: point reads, pool of {POOL} upstream connections"), &LATENCY_HEAD);
+    settings.warm(arena.upstream, &requests)?;
     let few = compare(settings, &arena, POOL, &requests, Pace::Closed)?;
     latency_rows(&mut table, &format!("{POOL} clients"), &few, &mut findings);
     if let Some(sidebolt) = arena.target(Way::Sidebolt) {

@@ -13,6 +13,8 @@ use crate::report::{Table, Verdict, maybe, number};
 
 /// Clients from one source address, well below the number of ephemeral ports.
 const PER_ADDRESS: usize = 20_000;
+/// Upstream connections that Sidebolt's pool may hold.
+const POOL: usize = 4;
 /// How long nothing happens while CPU time is counted.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -25,6 +27,8 @@ struct Seen {
     bytes_per_client_used: f64,
     upstream_connections: usize,
     cpu_ms_per_second: f64,
+    /// Transactions that could be open at once beside the idle clients.
+    free: usize,
 }
 
 pub(super) fn run(settings: &Settings) -> Result<Findings> {
@@ -51,7 +55,7 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
             row(&mut table, "HAProxy, before the stub", seen);
         }
     }
-    let arena = settings.before_neo4j(100)?;
+    let arena = settings.before_neo4j(POOL)?;
     if let Some(sidebolt) = arena.target(Way::Sidebolt) {
         let clients = wanted.min(files.saturating_sub(500));
         if clients < wanted {
@@ -62,8 +66,8 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
         let seen = observe(settings, sidebolt, arena.upstream, clients)?;
         row(&mut table, "Sidebolt, before Neo4j", seen);
         let bytes = format!("{clients} idle clients: memory of each (aim 5,000)");
-        let held = format!("{clients} idle clients: upstream connections beyond the pool's idle ones");
-        let pinned = seen.upstream_connections.saturating_sub(100) as f64;
+        let held = format!("{clients} idle clients: upstream connections they hold of a pool of {POOL}");
+        let pinned = (POOL - seen.free).max(seen.upstream_connections.saturating_sub(POOL)) as f64;
         findings.verdicts.extend([
             Verdict::at_most(&bytes, 12_000.0, Some(seen.bytes_per_client_used), "B"),
             Verdict::at_most(&held, 0.0, Some(pinned), ""),
@@ -110,6 +114,7 @@ fn observe(settings: &Settings, proxy: Target, upstream: Target, clients: usize)
     std::thread::sleep(QUIET);
     let cpu = process::cpu(pid)?.saturating_sub(cpu);
     let upstream_connections = process::connections_to(pid, upstream.address.port())?;
+    let free = open_transactions(settings, proxy)?;
     first.close();
     sessions.into_iter().for_each(Session::close);
     Ok(Seen {
@@ -119,7 +124,25 @@ fn observe(settings: &Settings, proxy: Target, upstream: Target, clients: usize)
         bytes_per_client_used,
         upstream_connections,
         cpu_ms_per_second: cpu.as_secs_f64() * 1e3 / QUIET.as_secs_f64(),
+        free,
     })
+}
+
+/// How many transactions, up to the size of the pool, can be open at once: each needs an upstream connection of its own,
+/// so all of them succeed only if the idle clients hold none.
+fn open_transactions(settings: &Settings, proxy: Target) -> Result<usize> {
+    let mut inbox = Inbox::default();
+    let mut busy = Vec::new();
+    while busy.len() < POOL {
+        let mut session = Session::open(proxy.address, None, &settings.login)?;
+        match session.ask(&Request::begin(), &mut inbox) {
+            Ok(_) => busy.push(session),
+            Err(_) => break,
+        }
+    }
+    let free = busy.len();
+    busy.into_iter().for_each(Session::close);
+    Ok(free)
 }
 
 /// Loopback has many addresses, each with its own ports.

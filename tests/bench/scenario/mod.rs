@@ -68,19 +68,28 @@ pub(crate) struct Findings {
     pub(crate) verdicts: Vec<Verdict>,
     /// What the reader must know beside the figures.
     pub(crate) notes: Vec<String>,
+    /// Cores that other processes kept busy, round by round.
+    foreign: Vec<f64>,
 }
 
 impl Scenario {
     /// Starts what the scenario needs, measures, and ends it.
     pub(crate) fn run(self, settings: &Settings) -> Result<Findings> {
-        match self {
+        let mut findings = match self {
             Self::Latency => latency::run(settings),
             Self::Stub => stub::run(settings),
             Self::Stream => stream::run(settings),
             Self::Idle => idle::run(settings),
             Self::Busy => busy::run(settings),
             Self::Connect => connect::run(settings),
+        }?;
+        if let Some(cores) = median(findings.foreign.iter().copied()).filter(|cores| *cores > 0.05) {
+            let cores = number(cores);
+            findings
+                .notes
+                .push(format!("other processes kept {cores} cores busy (median): repeat on a quiet machine"));
         }
+        Ok(findings)
     }
 }
 
@@ -101,7 +110,16 @@ impl Settings {
         Result::with_context(opened, || format!("way: {}", target.way))
     }
 
-    /// A closed-loop job at a target.
+    /// Keeps an upstream busy without measuring, so that a just-started one does not get faster from round to round.
+    fn warm(&self, target: Target, requests: &[Request]) -> Result<()> {
+        let mut sessions = self.sessions(target, 8)?;
+        let job = Job { time: self.time * 8, ..self.job(target, target, requests.to_vec(), Pace::Closed) };
+        load::run(&mut sessions, &job)?;
+        sessions.into_iter().for_each(Session::close);
+        Ok(())
+    }
+
+    /// A job at a target.
     fn job(&self, target: Target, upstream: Target, requests: Vec<Request>, pace: Pace) -> Job {
         let warm_up = self.time / 4;
         let watched = watched(target, upstream);
@@ -178,6 +196,12 @@ impl Series {
     fn ratio(&self, other: &Self, q: f64) -> Option<f64> {
         self.paired(other, |own, its| micros(own.latency.quantile(q)) / micros(its.latency.quantile(q)))
     }
+}
+
+/// Half of what the slowest way can do: all ways get the same load and none is full.
+fn half_rate(all: &[Series]) -> Option<f64> {
+    let slowest = all.iter().filter_map(Series::rate).min_by(f64::total_cmp);
+    slowest.map(|rate| (rate / 2.0).max(1.0))
 }
 
 /// The series of a way, if it took part.
@@ -264,24 +288,28 @@ fn latency_rows(table: &mut Table, load: &str, all: &[Series], findings: &mut Fi
             maybe(series.upstream_cpu()),
             number(series.errors() as f64),
         ]);
-        note_errors(load, series, findings);
+        note_troubles(load, series, findings);
     }
 }
 
 /// Says what went wrong: figures of a load with errors must not be read without it.
-fn note_errors(load: &str, series: &Series, findings: &mut Findings) {
+fn note_troubles(load: &str, series: &Series, findings: &mut Findings) {
     let first = series.rounds.iter().find_map(|round| round.first_error.clone());
     if let Some(first) = first {
         let (errors, way) = (series.errors(), series.target.way);
         findings.notes.push(format!("{load}, {way}: {errors} errors, the first: {first}"));
     }
     let backlog: u64 = series.rounds.iter().map(|round| round.backlog).sum();
-    if backlog > 0 {
+    let sent: u64 = series.rounds.iter().map(|round| round.latency.count()).sum();
+    // Each session may have its last one under way when a round ends.
+    let usual = series.rounds.iter().map(|round| round.per_session.len() as u64).sum::<u64>() + sent / 100;
+    if backlog > usual {
         let way = series.target.way;
         findings.notes.push(format!(
-            "{load}, {way}: {backlog} requests were due and never sent: the rate was too high"
+            "{load}, {way}: {backlog} requests were due and never sent ({sent} were): the rate was too high"
         ));
     }
+    findings.foreign.extend(series.rounds.iter().map(|r| r.foreign_cpu.as_secs_f64() / r.time.as_secs_f64()));
 }
 
 /// Nodes in the data set of the point reads.

@@ -31,7 +31,7 @@ struct Kind {
 /// One measurement of one kind.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    bytes_per_second: f64,
+    bytes_per_second: Option<f64>,
     growth: Option<u64>,
     cpu_per_gb: Option<f64>,
 }
@@ -44,8 +44,9 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
         ("Neo4j", settings.before_neo4j(16)?, neo4j_kinds()),
     ] {
         let mut table = Table::new(format!("stream: from and to {upstream}, one connection"), &head);
+        let fresh = fresh_memory(settings, &arena)?;
         for kind in kinds {
-            let samples = sample(settings, &arena, &kind)?;
+            let samples = sample(settings, &arena, &kind, &fresh)?;
             report(upstream, &kind, &arena, &samples, &mut table, &mut findings);
         }
         findings.tables.push(table);
@@ -99,8 +100,29 @@ fn neo4j_kinds() -> Vec<Kind> {
     ]
 }
 
-/// Interleaved rounds; the first one warms up and is not kept.
-fn sample(settings: &Settings, arena: &Arena, kind: &Kind) -> Result<Vec<Vec<Sample>>> {
+/// Memory of each proxy after a first small query: growth counts from here, also what is kept from an earlier stream.
+fn fresh_memory(settings: &Settings, arena: &Arena) -> Result<Vec<Option<u64>>> {
+    let request = Request::one_record("RETURN 1");
+    let one = |target: &Target| {
+        let mut session = Session::open(target.address, None, &settings.login)?;
+        session.ask(&request, &mut Inbox::default())?;
+        session.close();
+        proxy_of(*target).map(process::rss).transpose()
+    };
+    arena.targets.iter().map(one).collect()
+}
+
+fn proxy_of(target: Target) -> Option<u32> {
+    target.pid.filter(|_| target.way != Way::Direct)
+}
+
+/// Interleaved rounds; of the first one, which warms up, only the memory counts.
+fn sample(
+    settings: &Settings,
+    arena: &Arena,
+    kind: &Kind,
+    fresh: &[Option<u64>],
+) -> Result<Vec<Vec<Sample>>> {
     let mut sessions = Vec::new();
     for target in &arena.targets {
         sessions.push(Session::open(target.address, None, &settings.login)?);
@@ -109,19 +131,23 @@ fn sample(settings: &Settings, arena: &Arena, kind: &Kind) -> Result<Vec<Vec<Sam
     for round in 0..=settings.rounds {
         for nth in 0..arena.targets.len() {
             let index = (round + nth) % arena.targets.len();
-            let measured = once(&mut sessions[index], arena.targets[index], kind)?;
-            if round > 0 {
-                samples[index].push(measured);
+            let mut measured = once(&mut sessions[index], arena.targets[index], kind)?;
+            measured.growth =
+                measured.growth.zip(fresh[index]).map(|(peak, fresh)| peak.saturating_sub(fresh));
+            if round == 0 {
+                (measured.bytes_per_second, measured.cpu_per_gb) = (None, None);
             }
+            samples[index].push(measured);
         }
     }
     sessions.into_iter().for_each(Session::close);
     Ok(samples)
 }
 
+/// One stream; `growth` is still the peak itself.
 fn once(session: &mut Session, target: Target, kind: &Kind) -> Result<Sample> {
-    let proxy = target.pid.filter(|_| target.way != Way::Direct);
-    let before = proxy.map(|pid| anyhow::Ok((process::rss(pid)?, process::cpu(pid)?))).transpose()?;
+    let proxy = proxy_of(target);
+    let cpu = proxy.map(process::cpu).transpose()?;
     let peak = proxy.map(PeakRss::watch).transpose()?;
     let mut inbox = Inbox::with_capacity(256 * 1024);
     let begun = Instant::now();
@@ -130,10 +156,13 @@ fn once(session: &mut Session, target: Target, kind: &Kind) -> Result<Sample> {
     let answer = session.read_answer(&kind.request, &mut inbox)?;
     let seconds = begun.elapsed().saturating_sub(kind.pause).as_secs_f64();
     let bytes = if kind.up { kind.request.wire.len() as f64 } else { answer.bytes as f64 };
-    let growth = peak.zip(before).map(|(peak, (rss, _))| peak.finish().saturating_sub(rss));
-    let cpu = proxy.zip(before).map(|(pid, (_, cpu))| anyhow::Ok(process::cpu(pid)?.saturating_sub(cpu)));
-    let cpu_per_gb = cpu.transpose()?.map(|cpu| cpu.as_secs_f64() / (bytes / 1e9));
-    Ok(Sample { bytes_per_second: bytes / seconds, growth, cpu_per_gb })
+    let used =
+        proxy.map(process::cpu).transpose()?.zip(cpu).map(|(after, before)| after.saturating_sub(before));
+    Ok(Sample {
+        bytes_per_second: Some(bytes / seconds),
+        growth: peak.map(PeakRss::finish),
+        cpu_per_gb: used.map(|cpu| cpu.as_secs_f64() / (bytes / 1e9)),
+    })
 }
 
 fn report(
@@ -147,14 +176,14 @@ fn report(
     let of = |way| arena.targets.iter().position(|target| target.way == way).and_then(|i| samples.get(i));
     let ratio = |own: &[Sample], way| {
         let other = of(way)?;
-        median(own.iter().zip(other).map(|(a, b)| a.bytes_per_second / b.bytes_per_second))
+        median(own.iter().zip(other).filter_map(|(a, b)| Some(a.bytes_per_second? / b.bytes_per_second?)))
     };
     let growth = |own: &[Sample]| own.iter().filter_map(|s| s.growth).max().map(|bytes| bytes as f64 / MIB);
     for (target, own) in arena.targets.iter().zip(samples) {
         table.row([
             kind.name.to_owned(),
             target.way.to_string(),
-            maybe(median(own.iter().map(|s| s.bytes_per_second / 1e6))),
+            maybe(median(own.iter().filter_map(|s| s.bytes_per_second)).map(|rate| rate / 1e6)),
             maybe(ratio(own, Way::Direct)),
             maybe(ratio(own, Way::Haproxy)),
             maybe(median(own.iter().filter_map(|s| s.cpu_per_gb))),

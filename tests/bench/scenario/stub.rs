@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Findings, LATENCY_HEAD, Series, Settings, compare, latency_rows, series_of};
+use super::{Findings, LATENCY_HEAD, Series, Settings, compare, half_rate, latency_rows, series_of};
 use crate::arena::Way;
 use crate::bolt::Request;
 use crate::load::Pace;
@@ -25,9 +25,7 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
             let what = format!("stub, {connections} conn.: requests/s/core (aim 80,000)");
             findings.verdicts.push(Verdict::at_least(&what, 40_000.0, sidebolt, ""));
         }
-        // Half of what the slowest way can do: all ways get the same load and none is full.
-        let Some(slowest) = closed.iter().filter_map(Series::rate).min_by(f64::total_cmp) else { continue };
-        let rate = (slowest / 2.0).max(1.0);
+        let Some(rate) = half_rate(&closed) else { continue };
         let open = compare(settings, &arena, connections, &requests, Pace::Open(rate))?;
         let load = format!("open, {connections} conn., {rate:.0}/s");
         cost_rows(&mut cost, &load, &open);

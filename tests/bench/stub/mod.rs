@@ -37,8 +37,13 @@ pub(crate) fn run(args: &StubArgs) -> Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", args.port))
         .with_context(|| format!("port {} cannot be used; --port 0 takes a free one", args.port))?;
     println!("listening stub {}", listener.local_addr()?);
+    serve(&listener, args.threads)
+}
+
+/// Deals connections out to threads, for ever.
+fn serve(listener: &TcpListener, threads: usize) -> Result<()> {
     let mut workers = Vec::new();
-    for _ in 0..args.threads.max(1) {
+    for _ in 0..threads.max(1) {
         let (sender, receiver) = mpsc::channel(1024);
         workers.push(sender);
         std::thread::Builder::new().name("stub".to_owned()).spawn(move || answer_all(receiver))?;
@@ -288,5 +293,92 @@ async fn shake_hands(stream: &mut TcpStream) -> io::Result<Option<(Version, bool
             Ok(None)
         }
         handshake::Choice::Malformed => Ok(None),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+    use crate::bolt::{Inbox, Login, Request, Session};
+
+    /// A stub that answers until the test program ends.
+    pub(crate) fn start() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || serve(&listener, 2).unwrap());
+        address
+    }
+
+    pub(crate) fn login(version: Version) -> Login {
+        Login { version, user: "neo4j".to_owned(), password: "any".to_owned() }
+    }
+
+    fn query(text: &str, records: u64) -> Request {
+        Request::query(text, Value::map([]), Some(records))
+    }
+
+    #[test]
+    fn every_version_gets_its_records() {
+        let address = start();
+        for version in Version::ALL {
+            let mut session = Session::open(address, None, &login(version)).unwrap();
+            assert_eq!(session.server, "Neo4j/5.26.30");
+            let mut inbox = Inbox::default();
+            for (text, records) in
+                [("RETURN 1", 1), ("stub:records=0", 0), ("stub:records=100000,size=100", 100_000)]
+            {
+                session.ask(&query(text, records), &mut inbox).unwrap();
+            }
+            let big = session.ask(&query("stub:value=3MiB", 1), &mut inbox).unwrap();
+            assert!(big.bytes > 3 << 20);
+            session.close();
+        }
+    }
+
+    #[test]
+    fn a_result_is_pulled_in_parts_and_transactions_are_followed() {
+        let mut session = Session::open(start(), None, &login(Version::V5_8)).unwrap();
+        let mut wire = BytesMut::new();
+        let map = || Value::map([]);
+        value::put_message(Tag::BEGIN.0, &[map()], &mut wire);
+        value::put_message(Tag::RUN.0, &["stub:records=10".into(), map(), map()], &mut wire);
+        for n in [4, 4, 4] {
+            value::put_message(Tag::PULL.0, &[Value::map([("n", n.into())])], &mut wire);
+        }
+        value::put_message(Tag::COMMIT.0, &[], &mut wire);
+        let request = Request { wire: wire.freeze(), summaries: 6, records: Some(10) };
+        session.ask(&request, &mut Inbox::default()).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_wish_fails_and_the_session_recovers() {
+        let mut session = Session::open(start(), None, &login(Version::V5_8)).unwrap();
+        let mut inbox = Inbox::default();
+        let refused = session.ask(&query("stub:rows=1", 1), &mut inbox).unwrap_err().to_string();
+        assert!(refused.contains("records, size, value and delay"), "{refused}");
+        session.ask(&query("RETURN 1", 1), &mut inbox).unwrap();
+    }
+
+    #[test]
+    fn the_manifest_is_offered() {
+        let mut stream = std::net::TcpStream::connect(start()).unwrap();
+        stream.write_all(&handshake::request_manifest()).unwrap();
+        let mut offered = BytesMut::new();
+        handshake::write_manifest(&Version::ALL, &mut offered);
+        let mut answer = vec![0; offered.len()];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, offered);
+        stream.write_all(&[0, 0, 1, 6, 0]).unwrap();
+        let mut hello = BytesMut::new();
+        value::put_message(Tag::HELLO.0, &[Value::map([])], &mut hello);
+        stream.write_all(&hello).unwrap();
+        let mut answer = [0; 200];
+        let read = stream.read(&mut answer).unwrap();
+        assert!(
+            answer[..read].windows(3).any(|piece| piece == b"6.1"),
+            "the version is told in HELLO's answer"
+        );
     }
 }
