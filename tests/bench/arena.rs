@@ -206,8 +206,7 @@ fn start_stub(threads: usize, programs: &Programs) -> Result<(Server, SocketAddr
 }
 
 fn start_haproxy(program: &Path, upstream: SocketAddr, programs: &Programs) -> Result<(Server, SocketAddr)> {
-    // HAProxy cannot tell which port it was given, so a free one is chosen here.
-    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let address = free_address()?;
     let threads = match programs.threads {
         0 => String::new(),
         threads => format!("    nbthread {threads}\n"),
@@ -236,9 +235,10 @@ fn start_sidebolt(
     pool_size: usize,
     programs: &Programs,
 ) -> Result<(Server, SocketAddr)> {
+    let (address, admin) = (free_address()?, free_address()?);
     let text = format!(
-        "listen:\n  address: \"127.0.0.1:0\"\nupstream:\n  uri: \"bolt://{upstream}\"\n\
-         pool:\n  max_connection_pool_size: {pool_size}\nadmin:\n  address: \"127.0.0.1:0\"\n"
+        "listen:\n  address: \"{address}\"\nupstream:\n  uri: \"bolt://{upstream}\"\n\
+         pool:\n  max_connection_pool_size: {pool_size}\nadmin:\n  address: \"{admin}\"\n"
     );
     let config = programs.work.join("sidebolt.yaml");
     fs::write(&config, text)?;
@@ -256,6 +256,11 @@ fn start_sidebolt(
     let address = address_of(&ready)?;
     server.wait_for(address)?;
     Ok((server, address))
+}
+
+/// A port that is free now; neither proxy is asked to choose one, HAProxy because it could not tell.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 fn address_of(ready: &[String]) -> Result<SocketAddr> {

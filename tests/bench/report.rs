@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
 
 /// A table under construction.
 #[derive(Clone, Debug)]
@@ -123,11 +125,23 @@ pub(crate) fn header(versions: &[(String, String)]) -> String {
     table.render()
 }
 
-/// The first line a program prints; "unknown" if it cannot be run.
+/// The first line a program prints; "unknown" if it cannot be run or does not end.
 pub(crate) fn first_line(program: impl AsRef<Path>, arguments: &[&str]) -> String {
-    let output = Command::new(program.as_ref()).args(arguments).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let text = output_of(program.as_ref(), arguments).unwrap_or_default();
     text.lines().next().filter(|line| !line.is_empty()).unwrap_or("unknown").to_owned()
+}
+
+fn output_of(program: &Path, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(program);
+    let mut child =
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while child.try_wait()?.is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // An error means that it has ended, as it should have.
+    let _ = child.kill();
+    Ok(String::from_utf8_lossy(&child.wait_with_output()?.stdout).into_owned())
 }
 
 /// The median; none of nothing.
@@ -196,6 +210,12 @@ mod tests {
             assert_eq!(number(value), text);
         }
         assert_eq!((signed(Some(3.0)), maybe(None)), ("+3".to_owned(), "–".to_owned()));
+    }
+
+    #[test]
+    fn versions_are_asked_for_without_waiting_for_ever() {
+        assert_eq!(first_line("echo", &["one\ntwo"]), "one");
+        assert_eq!(first_line("/no/such/program", &[]), "unknown");
     }
 
     #[test]
