@@ -150,7 +150,11 @@ impl Server {
         while found.iter().any(Option::is_none) {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok((index, rest)) => found[index] = Some(rest),
-                Err(_) => bail!("{} did not say {prefixes:?} in time{}", self.name, self.last_words()),
+                Err(_) => {
+                    let ended =
+                        self.child.try_wait()?.map_or_else(String::new, |status| format!(" ({status})"));
+                    bail!("{} did not say {prefixes:?}{ended}{}", self.name, self.last_words())
+                }
             }
         }
         Ok(found.into_iter().flatten().collect())

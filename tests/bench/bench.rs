@@ -81,6 +81,9 @@ struct CompareArgs {
     /// Rounds of each measurement.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
+    /// How often a round is repeated that other processes disturbed.
+    #[arg(long, default_value_t = 2)]
+    repeats: usize,
     /// Measured seconds of one round.
     #[arg(long, default_value_t = 1.0, value_parser = positive)]
     seconds: f64,
@@ -161,6 +164,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
             work: work.clone(),
         },
         rounds: args.rounds.max(1),
+        repeats: args.repeats,
         time: Duration::from_secs_f64(args.seconds),
         client_threads: args.client_threads,
         stub_threads: args.stub_threads,

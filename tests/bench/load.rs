@@ -79,6 +79,11 @@ impl Round {
         self.latency.count() as f64 / self.time.as_secs_f64()
     }
 
+    /// Cores that were kept busy by what is neither watched nor the load.
+    pub(crate) fn foreign_cores(&self) -> f64 {
+        self.foreign_cpu.as_secs_f64() / self.time.as_secs_f64()
+    }
+
     /// CPU microseconds of watched process `index` for each request.
     pub(crate) fn cpu_per_request(&self, index: usize) -> Option<f64> {
         let requests = self.latency.count();

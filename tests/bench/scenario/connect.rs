@@ -19,7 +19,7 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
     // Not one of the measurements: a server that has just started gets faster with every login.
     measure(arena.upstream.address, &settings.login, 8, settings.time * 8, &[])?;
     for workers in [1, 8] {
-        let all = interleave(&arena.targets, arena.upstream, settings.rounds, |_, target| {
+        let all = interleave(settings, &arena, |_, target| {
             let pids = watched(target, arena.upstream);
             measure(target.address, &settings.login, workers, settings.time, &pids)
         })?;
