@@ -174,6 +174,10 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
             let mut trouble = None;
             for pool in shared.upstream.pools() {
                 pool.sweep();
+                let config = shared.config.load_full();
+                if config.pool.min_idle > 0 {
+                    pool.warm(&shared.identities.service(&config.auth)).await;
+                }
                 trouble = trouble.or(pool.offered().await.err().map(|refusal| refusal.to_string()));
             }
             if !shared.registry.is_ending() {
