@@ -39,7 +39,9 @@ pub(crate) enum Refusal {
         version: Version,
     },
     /// Every connection stayed busy for too long.
-    #[error("no connection to {address} became free within {waited:?} (pool.max_connection_pool_size is {size})")]
+    #[error(
+        "no connection to {address} became free within {waited:?} (pool.max_connection_pool_size is {size})"
+    )]
     AcquisitionTimeout {
         /// The server's address.
         address: String,
@@ -158,14 +160,19 @@ pub(crate) fn write_too_large(size: usize, limit: usize, version: Version, out: 
 }
 
 /// FAILURE for a HELLO or LOGON with a field that cannot be used.
-pub(crate) fn write_bad_field(field: &str, expected: &str, version: Version, server: &str, out: &mut BytesMut) {
+pub(crate) fn write_bad_field(
+    field: &str,
+    expected: &str,
+    version: Version,
+    server: &str,
+    out: &mut BytesMut,
+) {
     let text = format!("Illegal value for field \"{field}\": {expected}");
     write_invalid(&text, "08N06", PROTOCOL_ERROR, None, version, server, out);
 }
 
 const PROTOCOL_ERROR: &str = "error: connection exception - protocol error. General network protocol error.";
-const UNEXPECTED: &str =
-    "error: general processing exception - unexpected error. Unexpected error has occurred. See debug log for details.";
+const UNEXPECTED: &str = "error: general processing exception - unexpected error. Unexpected error has occurred. See debug log for details.";
 
 fn client_error() -> Value {
     Value::map([("_classification", "CLIENT_ERROR".into())])

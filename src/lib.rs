@@ -1,10 +1,14 @@
 //! Sidebolt: a Neo4j-compatible Bolt proxy sidecar. Modules stand in the order in which a query walks through them.
 
+mod admin;
+pub mod app;
 mod buffers;
+pub mod cli;
 pub mod config;
 mod failure;
 pub mod logging;
 mod metrics;
+pub mod run;
 mod session;
 pub mod transport;
 mod upstream;

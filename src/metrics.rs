@@ -6,7 +6,8 @@ use bolt_wire::Tag;
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Distinct Neo4j codes that get their own label value; the servers know about 200.
@@ -108,8 +109,8 @@ impl Builder {
 
     fn seconds(&mut self, name: &str, help: &str) -> Histogram {
         let buckets = [
-            0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-            5.0, 10.0, 30.0, 60.0,
+            0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+            1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
         ];
         let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         let metric = Histogram::with_opts(opts).expect("invariant: a valid name");
@@ -172,7 +173,8 @@ impl Metrics {
     /// Counts a FAILURE of Neo4j's. Codes come from the server, so their number is bounded here.
     pub(crate) fn failure(&self, code: &str) {
         let mut codes = self.codes.lock();
-        let known = codes.contains(code) || (codes.len() < CODES && code.len() <= 128 && codes.insert(code.to_owned()));
+        let known = codes.contains(code)
+            || (codes.len() < CODES && code.len() <= 128 && codes.insert(code.to_owned()));
         drop(codes);
         self.failures.with_label_values(&[if known { code } else { "other" }]).inc();
     }
@@ -197,8 +199,9 @@ impl Metrics {
 
 /// The counters of `sidebolt_requests_total`, looked up once: they are on the hot path.
 fn requests(all: &IntCounterVec) -> [[IntCounter; 3]; 4] {
-    ["auto_commit", "transaction", "route", "other"]
-        .map(|kind| ["success", "failure", "interrupted"].map(|outcome| all.with_label_values(&[kind, outcome])))
+    ["auto_commit", "transaction", "route", "other"].map(|kind| {
+        ["success", "failure", "interrupted"].map(|outcome| all.with_label_values(&[kind, outcome]))
+    })
 }
 
 #[cfg(test)]

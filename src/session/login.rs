@@ -16,13 +16,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::requests::FILTER_KEYS;
 use super::{Arrival, End, Exchange, Profile, Registration, Session, Shared, Step};
+use crate::buffers::Inbox;
 use crate::config::AuthMode;
 use crate::failure::{self, Refusal};
 use crate::transport::Transport;
 use crate::upstream::{ConnectError, Key, Principal};
 
 /// Brings a client to READY.
-pub(super) async fn log_in(shared: Arc<Shared>, arrival: Arrival, registration: Registration) -> Step<Session> {
+pub(super) async fn log_in(
+    shared: Arc<Shared>,
+    arrival: Arrival,
+    registration: Registration,
+) -> Step<Session> {
     let Arrival { mut transport, local, .. } = arrival;
     let (handshake_timeout, login_timeout) = {
         let listen = &shared.config.load().listen;
@@ -33,13 +38,13 @@ pub(super) async fn log_in(shared: Arc<Shared>, arrival: Arrival, registration: 
     let now = Instant::now();
     let mut session = Session {
         client: transport,
-        inbuf,
+        inbuf: Inbox::new(inbuf),
         outbuf: BytesMut::new(),
         messages: MessageScanner::default(),
         machine: Server::new(version),
         manifest,
         profile: Box::default(),
-        key: Arc::new(Key { version, utc: false, routing: None, filter: None, principal: None }),
+        key: Arc::new(Key::plain(version)),
         principal: None,
         lease: None,
         greeted: None,
@@ -183,7 +188,7 @@ impl Session {
             }
         };
         let routing = hello.map("routing");
-        self.profile = Box::new(profile(&hello, version));
+        *self.profile = profile(&hello, version);
         let features = version.features();
         let principal = if features.auth_in_hello { Some(self.admit(&hello)?) } else { None };
         self.key = Arc::new(Key {
@@ -241,7 +246,8 @@ impl Session {
             Some(token) => {
                 let shown = credentials.string("credentials").unwrap_or_default();
                 // Hashes are compared, so that the time taken says nothing about the token.
-                (blake3::hash(shown.as_bytes()) != blake3::hash(token.0.as_bytes())).then_some(Refusal::TokenMismatch)
+                (blake3::hash(shown.as_bytes()) != blake3::hash(token.0.as_bytes()))
+                    .then_some(Refusal::TokenMismatch)
             }
         };
         match refusal {
@@ -366,4 +372,3 @@ fn without_address(context: &MapView<'_>) -> Box<[u8]> {
     MapEdit::removing(&["address"]).apply(context, &mut bytes);
     bytes.to_vec().into()
 }
-

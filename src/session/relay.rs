@@ -70,7 +70,11 @@ impl Session {
     fn look_at_the_clock(&mut self) -> Step {
         let limit = self.shared.read_timeout();
         if self.machine.in_flight() > 0 && self.last_heard.elapsed() >= limit {
-            tracing::warn!(session = self.registration.id, ?limit, "Neo4j owes an answer and is silent: giving up.");
+            tracing::warn!(
+                session = self.registration.id,
+                ?limit,
+                "Neo4j owes an answer and is silent: giving up."
+            );
             return Err(self.lose_upstream());
         }
         self.arm_tick();
@@ -102,9 +106,7 @@ impl Session {
                 send(&mut self.client, bytes, limit).await?;
                 connection.inbuf.advance(delivery.verbatim);
             }
-            if connection.inbuf.is_empty() {
-                self.shared.buffers.give(std::mem::take(&mut connection.inbuf));
-            }
+            connection.inbuf.rest(&self.shared.buffers);
             return Ok(());
         }
         let bytes = self.end_exchange();
@@ -120,8 +122,12 @@ impl Session {
     fn end_exchange(&mut self) -> BytesMut {
         let Some(mut lease) = self.lease.take() else { return BytesMut::new() };
         let connection = lease.connection_mut();
-        let bytes = std::mem::take(&mut connection.inbuf);
-        if std::mem::take(&mut self.condemned) { lease.discard() } else { drop(lease) }
+        let bytes = connection.inbuf.take();
+        if std::mem::take(&mut self.condemned) {
+            lease.discard()
+        } else {
+            drop(lease)
+        }
         self.note_pin();
         let exchange = self.exchange;
         let metrics = &self.shared.metrics;
@@ -168,7 +174,8 @@ impl Session {
     fn summary(&mut self, extent: Extent, delivery: &mut Delivery) -> Step {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let connection = lease.connection_mut();
-        let wire = connection.inbuf.get(delivery.verbatim..delivery.verbatim + extent.wire).unwrap_or_default();
+        let wire =
+            connection.inbuf.get(delivery.verbatim..delivery.verbatim + extent.wire).unwrap_or_default();
         let mut scratch = BytesMut::new();
         let Ok(summary) = Summary::parse(chunk::payload(wire, extent, &mut scratch)) else {
             return Err(self.lose_upstream());

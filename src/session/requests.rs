@@ -382,11 +382,15 @@ fn queue_filtered(
     match tag {
         Tag::RUN => {
             let Some(run) = Run::parse(payload).ok().filter(|run| !own(&run.extra)) else { return false };
-            connection.queue_with(tag, false, |out| chunk::put_message(out, |out| run.write_with(&edit, out)));
+            connection
+                .queue_with(tag, false, |out| chunk::put_message(out, |out| run.write_with(&edit, out)));
         }
         Tag::BEGIN => {
-            let Some(begin) = Begin::parse(payload).ok().filter(|begin| !own(&begin.extra)) else { return false };
-            connection.queue_with(tag, false, |out| chunk::put_message(out, |out| begin.write_with(&edit, out)));
+            let Some(begin) = Begin::parse(payload).ok().filter(|begin| !own(&begin.extra)) else {
+                return false;
+            };
+            connection
+                .queue_with(tag, false, |out| chunk::put_message(out, |out| begin.write_with(&edit, out)));
         }
         _ => return false,
     }

@@ -13,7 +13,8 @@ impl Session {
     pub(super) fn note_route_address(&mut self, extent: Extent) {
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(&self.inbuf, extent, &mut scratch);
-        let named = Route::parse(payload).ok().and_then(|route| route.context.string("address").map(str::to_owned));
+        let named =
+            Route::parse(payload).ok().and_then(|route| route.context.string("address").map(str::to_owned));
         self.profile.routed = named;
     }
 
@@ -102,7 +103,8 @@ mod tests {
             let addresses = addresses.iter().map(|a| (*a).into()).collect::<Vec<Value>>();
             Value::map([("addresses", addresses.into()), ("role", role.into())])
         };
-        let servers = vec![server("WRITE", &["a:1"]), server("READ", &["b:1", "c:1"]), server("ROUTE", &["a:1"])];
+        let servers =
+            vec![server("WRITE", &["a:1"]), server("READ", &["b:1", "c:1"]), server("ROUTE", &["a:1"])];
         let table = Value::map([("servers", servers.into()), ("ttl", 300.into()), ("db", "neo4j".into())]);
         let mut payload = vec![0xB1, 0x70];
         payload.extend(Value::map([("rt", table)]).to_bytes());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bolt_wire::chunk;
 use bolt_wire::handshake;
-use bolt_wire::message::{Outcome, Summary};
+use bolt_wire::message::Outcome;
 use bolt_wire::packstream::{MapView, encode};
 use bolt_wire::{Tag, Version};
 use bytes::{BufMut, BytesMut};
@@ -90,9 +90,8 @@ impl Connector {
         principal: Option<&Arc<Principal>>,
         buffers: &Buffers,
     ) -> Result<(Box<Connection>, Greeting), ConnectError> {
-        let transport = self.in_time(self.open(key.version)).await?.ok_or_else(|| Refusal::VersionUnsupported {
-            address: self.address.clone(),
-            version: key.version,
+        let transport = self.in_time(self.open(key.version)).await?.ok_or_else(|| {
+            Refusal::VersionUnsupported { address: self.address.clone(), version: key.version }
         })?;
         let mut connection = Box::new(Connection::new(transport, Arc::clone(key), self.expiry()));
         connection.queue_with(Tag::HELLO, true, |out| self.write_hello(key, principal, out));
@@ -199,8 +198,10 @@ impl Connector {
             let features = key.version.features();
             let auth = principal.filter(|_| features.auth_in_hello).map(|p| p.token());
             let auth = auth.and_then(|token| MapView::parse(token).ok()).unwrap_or(MapView::EMPTY);
-            let filter = key.filter.as_deref().and_then(|map| MapView::parse(map).ok()).unwrap_or(MapView::EMPTY);
-            let entries = 2 + usize::from(features.bolt_agent) + usize::from(key.utc) + auth.len() + filter.len();
+            let filter =
+                key.filter.as_deref().and_then(|map| MapView::parse(map).ok()).unwrap_or(MapView::EMPTY);
+            let entries =
+                2 + usize::from(features.bolt_agent) + usize::from(key.utc) + auth.len() + filter.len();
             encode::map_header(entries, out);
             let agent = concat!("sidebolt/", env!("CARGO_PKG_VERSION"));
             encode::string("user_agent", out);
@@ -227,7 +228,9 @@ impl Connector {
 
     /// The client's routing context, with the server's own address in it.
     fn write_routing(&self, context: Option<&[u8]>, out: &mut BytesMut) {
-        let Some(context) = context.and_then(|map| MapView::parse(map).ok()) else { return encode::null(out) };
+        let Some(context) = context.and_then(|map| MapView::parse(map).ok()) else {
+            return encode::null(out);
+        };
         encode::map_header(context.len() + 1, out);
         encode::string("address", out);
         encode::string(&self.address, out);
@@ -236,9 +239,4 @@ impl Connector {
             out.put_slice(value);
         }
     }
-}
-
-/// The summary in a FAILURE's payload.
-pub(crate) fn failure_summary(payload: &[u8]) -> Option<Summary<'_>> {
-    Summary::parse(payload).ok().filter(|summary| summary.outcome == Outcome::Failure)
 }

@@ -72,7 +72,11 @@ impl Upstream {
     }
 
     /// A connection made to prove credentials, or to hear the server's greeting.
-    pub(crate) async fn fresh(&self, key: &Arc<Key>, principal: Option<&Arc<Principal>>) -> Result<Lease, ConnectError> {
+    pub(crate) async fn fresh(
+        &self,
+        key: &Arc<Key>,
+        principal: Option<&Arc<Principal>>,
+    ) -> Result<Lease, ConnectError> {
         self.pool.fresh(key, principal).await
     }
 
@@ -90,7 +94,8 @@ impl Upstream {
     pub(crate) fn wants_telemetry(&self, key: &Key) -> bool {
         let greeting = self.greeting(key);
         let meta = greeting.as_deref().and_then(|meta| MapView::parse(meta).ok());
-        meta.and_then(|meta| meta.map("hints")).and_then(|hints| hints.boolean("telemetry.enabled")) == Some(true)
+        meta.and_then(|meta| meta.map("hints")).and_then(|hints| hints.boolean("telemetry.enabled"))
+            == Some(true)
     }
 
     /// The receive time-out that the server advertises.

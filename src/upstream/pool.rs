@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connect::{ConnectError, Connector, Greeting};
-use super::Need;
 use super::connection::Connection;
 use super::key::Key;
 use super::principal::Principal;
+use super::{Access, Need};
 use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::failure::Refusal;
@@ -35,11 +35,17 @@ pub(crate) struct Pool {
     lent: AtomicUsize,
     /// Seconds; 0 = not heard yet.
     recv_timeout: AtomicU64,
+    /// The kind of connection that clients asked for last: what is kept warm.
+    warm_key: Mutex<Option<Arc<Key>>>,
 }
 
 #[derive(Default)]
 struct Inner {
     /// Given back last stands last and is lent first.
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection moves between pool, lease and waiters: boxed, it moves as a pointer"
+    )]
     idle: Vec<Box<Connection>>,
     /// Connections that exist or are being made.
     open: usize,
@@ -88,6 +94,7 @@ impl Pool {
             offered: Mutex::default(),
             lent: AtomicUsize::new(0),
             recv_timeout: AtomicU64::new(0),
+            warm_key: Mutex::default(),
         })
     }
 
@@ -200,7 +207,8 @@ impl Pool {
 
     /// The receive time-out that the server advertised last; none before any connection was made.
     pub(crate) fn recv_timeout(&self) -> Option<Duration> {
-        Some(Duration::from_secs(self.recv_timeout.load(Ordering::Relaxed))).filter(|timeout| !timeout.is_zero())
+        Some(Duration::from_secs(self.recv_timeout.load(Ordering::Relaxed)))
+            .filter(|timeout| !timeout.is_zero())
     }
 
     /// An idle connection, or the right to make one, now or when one is given back. Without a need: any that makes room.
@@ -265,7 +273,11 @@ impl Pool {
     }
 
     /// Makes what was handed over fit: cleaned, alive, young enough, logged in. `None` = it was dead, try the next.
-    async fn prepare(self: &Arc<Self>, handover: Handover, need: &Need) -> Result<Option<Lease>, ConnectError> {
+    async fn prepare(
+        self: &Arc<Self>,
+        handover: Handover,
+        need: &Need,
+    ) -> Result<Option<Lease>, ConnectError> {
         let (connection, slot) = match handover {
             Handover::Connection(connection, slot) => (connection, slot),
             Handover::Slot(slot) => return self.make(slot, need).await.map(Some),
@@ -284,14 +296,19 @@ impl Pool {
         }
         let mut lease = Lease::new(self, connection, slot);
         let connection = lease.connection_mut();
-        if connection.machine.is_clean() && (connection.is_stale() || self.is_dead(connection, check_after, reset_timeout).await) {
+        if connection.machine.is_clean()
+            && (connection.is_stale() || self.is_dead(connection, check_after, reset_timeout).await)
+        {
             self.metrics.pool_closed.with_label_values(&["dead"]).inc();
             lease.discard();
             return Ok(None);
         }
         // The answer to the RESET with which it was given back may still be on its way.
         if connection.machine.due() > 0
-            && !matches!(timeout(reset_timeout, connection.drain(&self.buffers, |_, _, _| ())).await, Ok(Ok(())))
+            && !matches!(
+                timeout(reset_timeout, connection.drain(&self.buffers, |_, _, _| ())).await,
+                Ok(Ok(()))
+            )
             || !connection.machine.is_clean()
         {
             self.metrics.pool_closed.with_label_values(&["dead"]).inc();
@@ -307,12 +324,7 @@ impl Pool {
     }
 
     /// After a long rest a connection is tried with RESET before it is lent.
-    async fn is_dead(
-        &self,
-        connection: &mut Connection,
-        check_after: Duration,
-        limit: Duration,
-    ) -> bool {
+    async fn is_dead(&self, connection: &mut Connection, check_after: Duration, limit: Duration) -> bool {
         if connection.last_used.elapsed() < check_after {
             return false;
         }
@@ -322,6 +334,9 @@ impl Pool {
 
     /// A new connection for `need`.
     async fn make(self: &Arc<Self>, slot: Slot, need: &Need) -> Result<Lease, ConnectError> {
+        if need.key.principal.is_none() && need.key.filter.is_none() {
+            *self.warm_key.lock() = Some(Arc::clone(&need.key));
+        }
         let mut lease = self.connect(slot, &need.key, Some(&need.principal)).await?;
         if need.key.version.features().reauth {
             self.connector.log_on(lease.connection_mut(), &need.principal, &self.buffers).await?;
@@ -428,6 +443,32 @@ impl Pool {
                 connection.close().await;
                 drop(slot);
             });
+        }
+    }
+
+    /// Makes one connection for `principal` if fewer than `pool.min_idle` are idle. Called once in a while.
+    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>) {
+        let (size, min_idle) = {
+            let pool = &self.config.load().pool;
+            (pool.max_connection_pool_size, pool.min_idle)
+        };
+        let slot = {
+            let mut inner = self.inner.lock();
+            if inner.idle.len() >= min_idle || inner.open >= size || !inner.waiting.is_empty() {
+                return;
+            }
+            inner.open += 1;
+            self.slot()
+        };
+        let Some(version) = self.offered().await.ok().and_then(|offered| offered.iter().max().copied())
+        else {
+            return;
+        };
+        let known = self.warm_key.lock().clone();
+        let key = known.unwrap_or_else(|| Arc::new(Key::plain(version)));
+        let need = Need { key, principal: Arc::clone(principal), access: Access::default() };
+        if let Err(error) = self.make(slot, &need).await {
+            tracing::debug!(address = self.address(), ?error, "An idle connection could not be made.");
         }
     }
 

@@ -176,7 +176,10 @@ mod tests {
     fn equal_credentials_are_one_principal_whatever_their_order() {
         let identities = Identities::default();
         let a = principal(&identities, &[("scheme", "basic"), ("principal", "a"), ("credentials", "x")]);
-        let b = principal(&identities, &[("principal", "a"), ("credentials", "x"), ("scheme", "basic"), ("user_agent", "z")]);
+        let b = principal(
+            &identities,
+            &[("principal", "a"), ("credentials", "x"), ("scheme", "basic"), ("user_agent", "z")],
+        );
         let c = principal(&identities, &[("scheme", "basic"), ("principal", "a"), ("credentials", "y")]);
         let d = principal(&identities, &[("scheme", "basic"), ("principal", "ax"), ("credentials", "")]);
         assert!(Arc::ptr_eq(&a, &b));
@@ -192,7 +195,9 @@ mod tests {
         assert!(!principal.is_proved(ttl));
         principal.prove(Version::V5_8, &[0xA0]);
         assert!(principal.is_proved(ttl));
-        assert!(principal.logon(Version::V5_8, ttl).is_some() && principal.logon(Version::V6_0, ttl).is_none());
+        assert!(
+            principal.logon(Version::V5_8, ttl).is_some() && principal.logon(Version::V6_0, ttl).is_none()
+        );
         tokio::time::advance(ttl).await;
         assert!(!principal.is_proved(ttl) && principal.logon(Version::V5_8, ttl).is_none());
         principal.prove(Version::V5_8, &[0xA0]);
