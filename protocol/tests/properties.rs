@@ -5,6 +5,7 @@
 mod bodies;
 
 use bolt_wire::chunk::{self, Found, MAX_CHUNK, MessageScanner};
+use bolt_wire::handshake;
 use bolt_wire::message::{Begin, Failure, Outcome, Run, Summary};
 use bolt_wire::packstream::{MapEdit, MapView, Value, Walker, encode};
 use bolt_wire::scan::Scanner;
@@ -326,6 +327,18 @@ proptest! {
             prop_assert_eq!(summary.outcome, Outcome::Failure);
             prop_assert_eq!((summary.code(), summary.message()), (Some(failure.code), Some(&failure.message[..])));
         }
+    }
+
+    #[test]
+    fn a_manifest_of_any_versions_is_read_back(offered in vec((0u8..8, any::<u8>()), 0..20), twice in any::<bool>()) {
+        let mut offered: Vec<Version> =
+            offered.into_iter().map(|(major, minor)| Version::new(major, minor)).chain(Version::ALL).collect();
+        if twice {
+            offered.extend_from_within(..);
+        }
+        let mut out = BytesMut::new();
+        handshake::write_manifest(&offered, &mut out);
+        prop_assert_eq!(handshake::read_manifest(&out[4..]), Ok(Some((Version::ALL.to_vec(), out.len() - 4))));
     }
 
     #[test]
