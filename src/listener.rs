@@ -235,8 +235,8 @@ impl Listener {
     }
 }
 
-/// The whole life of one client. What comes before the session is boxed, so that the task is hardly larger than the
-/// session that it becomes.
+/// The whole life of one client. What comes before the session and the session itself have boxes of their own, and the
+/// first is gone when the second begins: a client costs the memory of its session and little more.
 fn serve<Handler, Session>(
     door: Arc<Door>,
     handler: Arc<Handler>,
@@ -250,10 +250,11 @@ where
 {
     let arrival = Box::pin(async move {
         let accepted = door.admit(tcp, peer).await?;
-        Some(handler(accepted, guard))
+        Some(Box::pin(handler(accepted, guard)))
     });
     async move {
-        if let Some(session) = arrival.await {
+        let session = arrival.await;
+        if let Some(session) = session {
             session.await;
         }
     }

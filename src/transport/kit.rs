@@ -37,9 +37,11 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "Test CA");
+        let dir = tempfile::tempdir().unwrap();
+        // Its own name, or a chain to another CA would look like one with a bad signature.
+        params.distinguished_name.push(rcgen::DnType::CommonName, dir.path().display().to_string());
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let this = Self { dir: tempfile::tempdir().unwrap(), issuer };
+        let this = Self { dir, issuer };
         std::fs::write(this.ca(), this.issuer.pem()).unwrap();
         this
     }

@@ -114,7 +114,7 @@ pub async fn sniff(
             return Err(Refusal::WebSocketOff);
         }
         transport = match Box::pin(WebSocket::upgrade(transport, &first)).await {
-            Ok(Upgraded::WebSocket(ws)) => Transport::WebSocket(Box::new(ws)),
+            Ok(Upgraded::WebSocket(ws)) => Transport::WebSocket(ws),
             Ok(Upgraded::Answered) => return Err(Refusal::HttpAnswered),
             Ok(Upgraded::Refused) => return Err(Refusal::BadUpgrade),
             Err(error) => return Err(closed(error)),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -18,6 +18,7 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
     SignatureScheme,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -185,8 +186,31 @@ impl TlsAcceptor {
             replayed = session.read_tls(&mut first);
         });
         replayed?;
-        Ok(Transport::Tls(Box::new(TlsStream::Server(handshake.await?))))
+        match handshake.into_fallible().await {
+            Ok(stream) => Ok(Transport::Tls(Box::new(TlsStream::Server(stream)))),
+            Err((error, tcp)) => {
+                part(tcp).await;
+                Err(error)
+            }
+        }
     }
+}
+
+/// Closes in a way that lets the client read the alert which says what was wrong: closing with unread input would send
+/// a reset that destroys it.
+async fn part(mut tcp: TcpStream) {
+    const MOMENT: Duration = Duration::from_millis(200);
+    let _ = tokio::time::timeout(MOMENT, async {
+        tcp.shutdown().await?;
+        let mut sink = [0; 512];
+        for _ in 0..128 {
+            if tcp.read(&mut sink).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    })
+    .await;
 }
 
 impl Seen {
@@ -319,9 +343,9 @@ impl TlsConnector {
 fn hint(error: &io::Error) -> &'static str {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            "; set upstream.ca_file to the CA that signed it, or use a +ssc URI to accept any certificate"
-        }
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => "; set upstream.ca_file to the CA that signed it, or use a +ssc URI to accept any certificate",
         Some(rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => "; use one of the certificate's names in upstream.uri, or a +ssc URI to accept any certificate",

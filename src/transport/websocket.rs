@@ -33,7 +33,7 @@ pub struct WebSocket {
 #[derive(Debug)]
 pub enum Upgraded {
     /// The connection now carries Bolt in WebSocket frames.
-    WebSocket(WebSocket),
+    WebSocket(Box<WebSocket>),
     /// A plain request was answered; the connection is over.
     Answered,
     /// An upgrade was refused; the connection is over.
@@ -52,13 +52,13 @@ impl WebSocket {
         if let (Status::Upgrade, Some(end)) = (answer.status, end) {
             let frames =
                 WebSocketContext::from_partially_read(head.split_off(end), Role::Server, Some(limits()));
-            return Ok(Upgraded::WebSocket(Self {
+            return Ok(Upgraded::WebSocket(Box::new(Self {
                 carrier,
                 frames,
                 rest: Bytes::new(),
                 ended: false,
                 writer: None,
-            }));
+            })));
         }
         carrier.discard_input();
         carrier.shutdown().await?;
@@ -72,8 +72,8 @@ impl WebSocket {
     /// Becomes ready when there are payload bytes, or the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.rest.is_empty() && !self.ended {
-            let writer = self.writer.as_ref().unwrap_or(cx.waker()).clone();
-            let mut wire = Wire { carrier: &mut self.carrier, reader: cx.waker(), writer: &writer };
+            let writer = self.writer.as_ref().unwrap_or_else(|| cx.waker());
+            let mut wire = Wire { carrier: &mut self.carrier, reader: cx.waker(), writer };
             match self.frames.read(&mut wire) {
                 Ok(Message::Binary(payload)) => self.rest = payload,
                 // The next read sends the pong.
@@ -300,10 +300,9 @@ struct Answer {
 /// Neo4j's answers, byte for byte as observed on 5.26 and 2026.08, save two: a path other than `/` in an upgrade is
 /// refused (Neo4j never answers it), and only WebSocket version 13 is accepted (Neo4j also takes 7 and 8).
 fn answer(head: &[u8]) -> Answer {
-    let request = match Request::try_parse(head) {
-        Ok(Some((_, request))) => request,
+    let Ok(Some((_, request))) = Request::try_parse(head) else {
         // HTTP/1.0 and what is not HTTP at all gets the same answer in the older dialect.
-        Ok(None) | Err(_) => return health_answer("1.0"),
+        return health_answer("1.0");
     };
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let names = |value: &str, word: &str| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word));

@@ -268,7 +268,7 @@ async fn a_blocked_writer_waits_and_pongs_go_out_with_it() {
     client.raw(upgrade_request().as_bytes()).await;
     client.head().await;
     let Upgraded::WebSocket(ws) = soon(upgrading).await.unwrap().unwrap() else { panic!("not upgraded") };
-    let (mut read, mut write) = tokio::io::split(Transport::WebSocket(Box::new(ws)));
+    let (mut read, mut write) = tokio::io::split(Transport::WebSocket(ws));
     // Two tasks, each with its own waker.
     let reading = tokio::spawn(async move {
         let mut got = Vec::new();
