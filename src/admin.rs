@@ -53,6 +53,9 @@ async fn metrics(State(context): State<Context>) -> Response {
     for (pin, count) in Pin::HELD.into_iter().zip(shared.registry.pinned()) {
         metrics.pinned.with_label_values(&[pin.label()]).set(count as i64);
     }
+    let reloads = context.health.reloads();
+    metrics.reloads.with_label_values(&["applied"]).set(reloads.ok as i64);
+    metrics.reloads.with_label_values(&["refused"]).set(reloads.refused as i64);
     for pool in shared.upstream.pools() {
         let (open, idle, waiting) = pool.counts();
         let server = pool.address();

@@ -1,7 +1,7 @@
 //! Sidebolt as a whole: built from its configuration, started, drained.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::buffers::Buffers;
+use crate::config::reload::{Counters, Reloader};
 use crate::config::{Config, UpstreamUri};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
 use crate::transport::Transport;
-use crate::upstream::{Identities, Upstream};
+use crate::upstream::{Connector, Identities, Upstream};
 use crate::{admin, session};
 
 /// How often pools are swept and the upstream is looked at.
@@ -40,15 +41,21 @@ pub enum StartError {
     Uri(String),
 }
 
-/// Whether traffic should come here.
+/// What the admin port tells: whether traffic should come here, and how reloads went.
 pub(crate) struct Health {
     reason: Mutex<Option<String>>,
+    reloader: OnceLock<Reloader>,
 }
 
 impl Health {
     /// Why Sidebolt is not ready; `None` = it is.
     pub(crate) fn reason(&self) -> Option<String> {
         self.reason.lock().clone()
+    }
+
+    /// What the configuration's reloads came to, if it is followed.
+    pub(crate) fn reloads(&self) -> Counters {
+        self.reloader.get().map(Reloader::counters).unwrap_or_default()
     }
 
     fn set(&self, reason: Option<String>) {
@@ -87,7 +94,8 @@ impl App {
             .await
             .map_err(bind_error("listen.address", current.listen.address))?;
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-        let health = Arc::new(Health { reason: Mutex::new(Some("starting".to_owned())) });
+        let health =
+            Arc::new(Health { reason: Mutex::new(Some("starting".to_owned())), reloader: OnceLock::new() });
         let mut admin_address = None;
         if let Some(address) = current.admin.address {
             let listener = admin::bind(address).await.map_err(bind_error("admin.address", address))?;
@@ -106,6 +114,26 @@ impl App {
         tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end));
         tokio::spawn(accept(bolt, Arc::clone(&shared), app.sessions.clone(), stop));
         Ok(app)
+    }
+
+    /// The versions that `upstream.uri` offers, in words.
+    pub(crate) async fn offered(config: &Arc<ArcSwap<Config>>) -> Result<String, String> {
+        let uri = UpstreamUri::parse(&config.load().upstream.uri).map_err(|error| error.to_string())?;
+        let connector = Connector::new(&uri.host, uri.port, Arc::clone(config));
+        let versions = connector.offered().await.map_err(|refusal| refusal.to_string())?;
+        let names: Vec<String> = versions.iter().map(ToString::to_string).collect();
+        Ok(format!("Neo4j at {} answers and speaks Bolt {}", connector.address, names.join(", ")))
+    }
+
+    /// Keeps `reloader` for as long as the App lives.
+    pub fn follow(&self, reloader: Reloader) {
+        // A second reloader would only be dropped, which stops it.
+        let _ = self.health.reloader.set(reloader);
+    }
+
+    /// What is to be done when the configuration has changed.
+    pub fn reconfigure(&self) -> impl Fn(&Config) + Send + Sync + 'static {
+        |_new| {}
     }
 
     /// Where drivers connect to.
@@ -146,6 +174,10 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
             let mut trouble = None;
             for pool in shared.upstream.pools() {
                 pool.sweep();
+                let config = shared.config.load_full();
+                if config.pool.min_idle > 0 {
+                    pool.warm(&shared.identities.service(&config.auth)).await;
+                }
                 trouble = trouble.or(pool.offered().await.err().map(|refusal| refusal.to_string()));
             }
             if !shared.registry.is_ending() {

@@ -118,6 +118,10 @@ impl Server {
         if tag == Tag::RESET && self.is_open() {
             return Verdict::Interrupt;
         }
+        // Who a connection is logged in as is never a driver's to change in the middle of an exchange, and Neo4j has it the same way.
+        if matches!(tag, Tag::HELLO | Tag::LOGON | Tag::LOGOFF) && self.is_open() {
+            return if self.in_flight.is_empty() { Verdict::Illegal } else { Verdict::Wait };
+        }
         match self.state {
             State::Negotiation => {
                 if tag == Tag::HELLO {
@@ -175,7 +179,13 @@ impl Server {
         let tag = self.in_flight.pop_front()?;
         self.state = match (self.state, tag, outcome) {
             (State::Interrupted, Tag::RESET, Outcome::Success { .. }) if self.in_flight.is_empty() => {
+                self.held = false;
                 State::Ready
+            }
+            // A RESET that does not clean is Neo4j's last word: it closes the connection.
+            (State::Interrupted, _, _) if self.in_flight.is_empty() => {
+                self.held = false;
+                State::Defunct
             }
             (State::Interrupted, _, _) => State::Interrupted,
             (_, _, Outcome::Failure | Outcome::Ignored) => State::Failed,
@@ -187,8 +197,8 @@ impl Server {
             (state, _, _) => state,
         };
         self.check_invariants();
-        let over =
-            !self.held && self.in_flight.is_empty() && matches!(self.state, State::Ready | State::Failed);
+        let ended = matches!(self.state, State::Ready | State::Failed | State::Defunct);
+        let over = !self.held && self.in_flight.is_empty() && ended;
         Some(Answered { tag, over })
     }
 
@@ -233,6 +243,7 @@ impl Server {
     /// The connection is being closed.
     pub fn close(&mut self) {
         self.state = State::Defunct;
+        self.held = false;
         self.in_flight.clear();
     }
 
@@ -345,6 +356,33 @@ mod tests {
         server.forwarded(Tag::RESET);
         assert!(server.answered(Outcome::DONE).unwrap().over);
         assert_eq!(server.judge(Tag::RUN), Verdict::Start);
+    }
+
+    #[test]
+    fn a_login_never_goes_on_in_an_open_exchange() {
+        let mut server = ready_session();
+        server.forwarded(Tag::RUN);
+        for tag in [Tag::HELLO, Tag::LOGON, Tag::LOGOFF] {
+            assert_eq!(server.judge(tag), Verdict::Wait);
+        }
+        server.hold();
+        server.answered(Outcome::Failure);
+        for tag in [Tag::HELLO, Tag::LOGON, Tag::LOGOFF] {
+            assert_eq!(server.judge(tag), Verdict::Illegal);
+        }
+    }
+
+    #[test]
+    fn a_reset_that_does_not_clean_ends_the_session() {
+        for outcome in [Outcome::Failure, Outcome::Ignored] {
+            let mut server = ready_session();
+            server.forwarded(Tag::BEGIN);
+            server.forwarded(Tag::RESET);
+            server.answered(Outcome::DONE);
+            assert_eq!(server.answered(outcome), Some(Answered { tag: Tag::RESET, over: true }));
+            assert_eq!((server.state(), server.is_open()), (State::Defunct, false));
+            assert_eq!(server.judge(Tag::RUN), Verdict::Close);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::requests::FILTER_KEYS;
 use super::{Arrival, End, Exchange, Profile, Registration, Session, Shared, Step};
+use crate::buffers::Inbox;
 use crate::config::AuthMode;
 use crate::failure::{self, Refusal};
 use crate::transport::Transport;
@@ -37,13 +38,13 @@ pub(super) async fn log_in(
     let now = Instant::now();
     let mut session = Session {
         client: transport,
-        inbuf,
+        inbuf: Inbox::new(inbuf),
         outbuf: BytesMut::new(),
         messages: MessageScanner::default(),
         machine: Server::new(version),
         manifest,
         profile: Box::default(),
-        key: Arc::new(Key { version, utc: false, routing: None, filter: None, principal: None }),
+        key: Arc::new(Key::plain(version)),
         principal: None,
         lease: None,
         greeted: None,
@@ -187,7 +188,7 @@ impl Session {
             }
         };
         let routing = hello.map("routing");
-        self.profile = Box::new(profile(&hello, version));
+        *self.profile = profile(&hello, version);
         let features = version.features();
         let principal = if features.auth_in_hello { Some(self.admit(&hello)?) } else { None };
         self.key = Arc::new(Key {

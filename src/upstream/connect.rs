@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bolt_wire::chunk;
 use bolt_wire::handshake;
-use bolt_wire::message::{Outcome, Summary};
+use bolt_wire::message::Outcome;
 use bolt_wire::packstream::{MapView, encode};
 use bolt_wire::{Tag, Version};
 use bytes::{BufMut, BytesMut};
@@ -239,9 +239,4 @@ impl Connector {
             out.put_slice(value);
         }
     }
-}
-
-/// The summary in a FAILURE's payload.
-pub(crate) fn failure_summary(payload: &[u8]) -> Option<Summary<'_>> {
-    Summary::parse(payload).ok().filter(|summary| summary.outcome == Outcome::Failure)
 }
