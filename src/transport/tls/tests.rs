@@ -1,10 +1,14 @@
+use std::sync::Arc;
+
 use rcgen::ExtendedKeyUsagePurpose;
-use rustls::ProtocolVersion;
+use rustls::crypto::ring;
+use rustls::{ClientConfig, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::Upstream;
+use crate::config::{ListenTls, Upstream};
+use crate::transport::Transport;
 use crate::transport::kit::*;
 use crate::transport::sniff::{BOLT_MAGIC, Refusal};
 
