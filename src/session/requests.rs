@@ -116,7 +116,7 @@ impl Session {
         let mut scratch = BytesMut::new();
         let access = {
             let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
-            access(message.tag, payload)
+            access(message.tag, payload, &self.access)
         };
         if message.tag == Tag::ROUTE {
             self.note_route(message.extent);
@@ -363,8 +363,8 @@ impl Session {
     }
 }
 
-/// Which server a request may go to.
-fn access(tag: Tag, payload: &[u8]) -> Access {
+/// Which server a request may go to. Names that the last request had too are shared with it.
+fn access(tag: Tag, payload: &[u8], last: &Access) -> Access {
     let extra = match tag {
         Tag::RUN => Run::parse(payload).map(|run| run.extra),
         Tag::BEGIN => Begin::parse(payload).map(|begin| begin.extra),
@@ -375,9 +375,14 @@ fn access(tag: Tag, payload: &[u8]) -> Access {
     Access {
         write: extra.string("mode") != Some("r"),
         route: false,
-        database: extra.string("db").map(Into::into),
-        impersonated: extra.string("imp_user").map(Into::into),
+        database: shared(extra.string("db"), &last.database),
+        impersonated: shared(extra.string("imp_user"), &last.impersonated),
     }
+}
+
+fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {
+    let name = name?;
+    Some(last.as_ref().filter(|last| ***last == *name).map_or_else(|| name.into(), Arc::clone))
 }
 
 /// Queues RUN or BEGIN with the client's notification filter in it; false if the request brings its own or cannot be read.

@@ -47,9 +47,9 @@ pub(crate) struct Access {
     /// It is ROUTE: a router takes it.
     pub(crate) route: bool,
     /// The database that it names; none = the user's home database.
-    pub(crate) database: Option<Box<str>>,
+    pub(crate) database: Option<Arc<str>>,
     /// The user in whose name it runs, if that is not its own.
-    pub(crate) impersonated: Option<Box<str>>,
+    pub(crate) impersonated: Option<Arc<str>>,
 }
 
 impl Access {

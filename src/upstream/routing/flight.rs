@@ -9,9 +9,10 @@ use bolt_wire::{Tag, Version};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
+use super::Router;
+use super::books::{KNOWN, Table, Target};
 use super::listing::{Listing, write_route};
-use super::member::{Member, Want, another_may_do};
-use super::{Router, Table, Target};
+use super::member::{Member, Want, is_transient};
 use crate::failure::Refusal;
 use crate::upstream::Need;
 use crate::upstream::connect::ConnectError;
@@ -29,13 +30,14 @@ pub(super) struct Flight {
     result: watch::Receiver<Option<(Instant, Fetched)>>,
 }
 
-/// What came of it.
+/// What came of it: a table that is in use now, or why there is none.
+type Fetched = Result<Arc<Table>, Missing>;
+
+/// Why there is no table.
 #[derive(Clone)]
-pub(super) enum Fetched {
-    /// A table, in use now.
-    Table(Arc<Table>),
+pub(super) enum Missing {
     /// This router, and perhaps others, answered ROUTE with FAILURE.
-    Refusing(Arc<Member>),
+    Unlisted(Arc<Member>),
     /// The credentials were refused, with this FAILURE.
     Login(Arc<[u8]>),
     /// No router could be asked, or none had a table that can be used.
@@ -44,16 +46,15 @@ pub(super) enum Fetched {
     Nowhere,
 }
 
-impl Fetched {
+impl Missing {
     /// True if it would have come out the same for another user and version.
     fn is_for_all(&self) -> bool {
-        matches!(self, Self::Table(_) | Self::Refused(Refusal::Unreachable { .. } | Refusal::NoMember { .. }))
+        matches!(self, Self::Refused(Refusal::Unreachable { .. } | Refusal::NoMember { .. }))
     }
 
     fn outcome(&self) -> &'static str {
         match self {
-            Self::Table(_) => "success",
-            Self::Refusing(_) | Self::Login(_) | Self::Nowhere => "refused",
+            Self::Unlisted(_) | Self::Login(_) | Self::Nowhere => "refused",
             Self::Refused(Refusal::NoMember { .. }) => "unusable",
             Self::Refused(_) => "unreachable",
         }
@@ -70,18 +71,16 @@ impl Flight {
         self.principal == need.principal.id && self.version == need.key.version
     }
 
-    /// When the next flight may start; `None` = this one is to be waited for instead.
+    /// When the next flight may start; `None` = this one's result is to be taken instead.
     fn next(&self, need: &Need, now: Instant) -> Option<Instant> {
-        match &*self.result.borrow() {
-            None => None,
-            Some((ended, Fetched::Refused(_))) if *ended + PAUSE > now && self.is_of(need) => None,
-            Some((ended, fetched @ Fetched::Refused(_))) if *ended + PAUSE > now && fetched.is_for_all() => {
-                None
-            }
-            Some((_, fetched)) if fetched.is_for_all() || self.is_of(need) => {
-                Some(now.max(self.started + PAUSE))
-            }
-            Some(_) => Some(now),
+        let result = self.result.borrow();
+        let Some((ended, fetched)) = &*result else { return None };
+        let concerns = self.is_of(need) || fetched.as_ref().err().is_none_or(Missing::is_for_all);
+        match fetched {
+            Err(Missing::Refused(_)) if concerns && *ended + PAUSE > now => None,
+            _ if concerns => Some(now.max(self.started + PAUSE)),
+            // Somebody else's trouble is nobody's delay.
+            _ => Some(now),
         }
     }
 }
@@ -107,12 +106,12 @@ impl Router {
             };
             match fetched {
                 // Somebody else's credentials or version were the trouble.
-                Some(fetched) if !own && !fetched.is_for_all() && Instant::now() < deadline => {}
+                Some(Err(missing)) if !own && !missing.is_for_all() && Instant::now() < deadline => {}
                 Some(fetched) => return fetched,
                 None => {
                     let address = self.members.seed().pool.address().to_owned();
                     let reason = format!("no routing table came within {:?}", started.elapsed());
-                    return Fetched::Refused(Refusal::Unreachable { address, reason });
+                    return Err(Missing::Refused(Refusal::Unreachable { address, reason }));
                 }
             }
         }
@@ -132,7 +131,7 @@ impl Router {
         let (report, result) = watch::channel(None);
         let flight =
             Flight { principal: need.principal.id, version: need.key.version, started: not_before, result };
-        if flights.len() >= super::KNOWN {
+        if flights.len() >= KNOWN {
             flights.retain(|_, flight| flight.is_of_use(now));
         }
         flights.insert(target.clone(), flight.clone());
@@ -146,7 +145,8 @@ impl Router {
         tokio::spawn(async move {
             sleep_until(not_before).await;
             let fetched = router.ask_routers(&target, &need).await;
-            router.metrics.routing_refreshes.with_label_values(&[fetched.outcome()]).inc();
+            let outcome = fetched.as_ref().err().map_or("success", Missing::outcome);
+            router.metrics.routing_refreshes.with_label_values(&[outcome]).inc();
             report.send_replace(Some((Instant::now(), fetched)));
         });
         flight
@@ -157,11 +157,11 @@ impl Router {
         let deadline = Instant::now() + self.config.load().pool.connection_acquisition_timeout;
         let mut routers = VecDeque::from(self.routers());
         let mut behind_seed = false;
-        let mut result = Fetched::Refused(self.nowhere());
+        let mut missing = Missing::Refused(self.nowhere());
         loop {
             let Some(router) = routers.pop_front() else {
                 if std::mem::replace(&mut behind_seed, true) {
-                    return result;
+                    return Err(missing);
                 }
                 routers = self.members.behind_seed().await.into();
                 continue;
@@ -173,29 +173,28 @@ impl Router {
             let answer = timeout_at(share, self.ask(&router, target, need, share)).await;
             let answer = answer.unwrap_or_else(|_| Answer::None(no_answer(address, share - now)));
             match answer {
-                Answer::Table(table) => return Fetched::Table(table),
+                Answer::Table(table) => return Ok(table),
                 Answer::Failure(payload) => {
                     let last = is_final(&payload);
-                    result = Fetched::Refusing(router);
+                    missing = Missing::Unlisted(router);
                     if last {
-                        return result;
+                        return Err(missing);
                     }
                 }
                 Answer::Unusable(reason) => {
                     tracing::warn!(router = address, reason, "A routing table cannot be used.");
-                    if !matches!(result, Fetched::Refusing(_)) {
-                        result = Fetched::Refused(unusable(target, address, reason));
+                    if !matches!(missing, Missing::Unlisted(_)) {
+                        missing = Missing::Refused(unusable(target, address, reason));
                     }
                 }
                 Answer::None(ConnectError::Failure(payload)) => {
-                    let last = !another_may_do(&ConnectError::Failure(payload.clone()));
-                    if last {
-                        return Fetched::Login(payload.into());
+                    if !is_transient(&payload) {
+                        return Err(Missing::Login(payload.into()));
                     }
                 }
                 Answer::None(ConnectError::Refused(refusal)) => {
-                    if matches!(result, Fetched::Refused(Refusal::Unreachable { .. })) {
-                        result = Fetched::Refused(refusal);
+                    if matches!(missing, Missing::Refused(Refusal::Unreachable { .. })) {
+                        missing = Missing::Refused(refusal);
                     }
                 }
             }
@@ -236,7 +235,7 @@ impl Router {
         match answer {
             Some((Outcome::Success { .. }, payload)) => match Listing::parse(&payload) {
                 Ok(listing) => self
-                    .adopt(target, &listing, router)
+                    .adopt(target, &listing, router, need)
                     .map_or(Answer::Unusable("it lists no server that can be used"), Answer::Table),
                 Err(reason) => Answer::Unusable(reason),
             },

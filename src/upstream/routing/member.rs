@@ -1,13 +1,13 @@
 //! The servers of a cluster: one pool each, whether they were reachable lately, and the choice between them.
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bolt_wire::message::Summary;
 use parking_lot::{Mutex, RwLock};
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -27,6 +27,8 @@ use crate::upstream::principal::Principal;
 const MAX_MEMBERS: usize = 1000;
 /// IP addresses behind the name in `upstream.uri` that are tried.
 const MAX_SEEDS: usize = 16;
+/// Servers that are looked at together; the others have their turn at the next look.
+const PROBES: usize = 32;
 /// How often a server that is up is asked whether it still is.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
 
@@ -40,7 +42,7 @@ pub(super) struct Member {
     is_down: AtomicBool,
     /// Somebody is finding out whether it is back.
     trying: AtomicBool,
-    probed: Mutex<Instant>,
+    probed: Mutex<Option<Instant>>,
 }
 
 /// What is wanted of a server.
@@ -70,7 +72,7 @@ impl Member {
             down: Mutex::default(),
             is_down: AtomicBool::new(false),
             trying: AtomicBool::new(false),
-            probed: Mutex::new(Instant::now()),
+            probed: Mutex::default(),
         })
     }
 
@@ -124,7 +126,7 @@ impl Member {
 
     /// True if it is time to find out whether the server is there: always if it is down, now and then if it is not.
     fn is_due(&self) -> bool {
-        self.is_down() || self.probed.lock().elapsed() >= PROBE_EVERY
+        self.is_down() || self.probed.lock().is_none_or(|probed| probed.elapsed() >= PROBE_EVERY)
     }
 
     /// Finds out whether the server is there, unless somebody is at it.
@@ -137,7 +139,7 @@ impl Member {
             Err(Refusal::Unreachable { reason, .. }) => Some(reason),
             _ => None,
         };
-        *self.probed.lock() = Instant::now();
+        *self.probed.lock() = Some(Instant::now());
         self.set_down(reason);
     }
 }
@@ -197,16 +199,17 @@ pub(super) async fn first_of(
 }
 
 /// False if the next member would say the same.
-pub(super) fn another_may_do(error: &ConnectError) -> bool {
+fn another_may_do(error: &ConnectError) -> bool {
     match error {
         ConnectError::Refused(_) => true,
-        ConnectError::Failure(payload) => {
-            let summary = bolt_wire::message::Summary::parse(payload).ok();
-            summary
-                .and_then(|summary| summary.code())
-                .is_some_and(|code| code.starts_with("Neo.TransientError."))
-        }
+        ConnectError::Failure(payload) => is_transient(payload),
     }
+}
+
+/// True if HELLO or LOGON failed for a reason that is the server's.
+pub(super) fn is_transient(payload: &[u8]) -> bool {
+    let summary = Summary::parse(payload).ok();
+    summary.and_then(|summary| summary.code()).is_some_and(|code| code.starts_with("Neo.TransientError."))
 }
 
 /// All servers that are known, and those behind the name in `upstream.uri`.
@@ -280,7 +283,10 @@ impl Members {
         let limit = self.config.load().upstream.connection_timeout;
         let found = timeout(limit, lookup_host((self.seed_host.as_str(), self.seed_port))).await;
         let Ok(Ok(found)) = found else { return Vec::new() };
-        let mut ips: Vec<IpAddr> = found.map(|address| address.ip()).take(MAX_SEEDS).collect();
+        self.at_ips(found.map(|address| address.ip()).take(MAX_SEEDS).collect())
+    }
+
+    pub(super) fn at_ips(&self, mut ips: Vec<IpAddr>) -> Vec<Arc<Member>> {
         ips.sort_unstable();
         ips.dedup();
         if ips.len() < 2 {
@@ -298,17 +304,17 @@ impl Members {
 
     /// Every member, the seed first.
     pub(super) fn all(&self) -> Vec<Arc<Member>> {
-        let mut all: Vec<_> = self.by_address.read().values().cloned().collect();
-        all.sort_by_key(|member| Reverse(Arc::ptr_eq(member, &self.seed)));
+        let mut all = vec![Arc::clone(&self.seed)];
+        all.extend(self.by_address.read().values().filter(|m| !Arc::ptr_eq(m, &self.seed)).cloned());
         all.extend(self.by_ip.lock().values().cloned());
         all
     }
 
     /// Forgets members that are in no table and have no connection; closes the idle connections of those that are in none.
-    pub(super) fn tidy(&self, is_listed: impl Fn(&Arc<Member>) -> bool) {
+    pub(super) fn tidy(&self, listed: &HashSet<*const Member>) {
         let mut leaving = Vec::new();
         self.by_address.write().retain(|_, member| {
-            if Arc::ptr_eq(member, &self.seed) || is_listed(member) {
+            if Arc::ptr_eq(member, &self.seed) || listed.contains(&Arc::as_ptr(member)) {
                 return true;
             }
             let (open, _, waiting) = member.pool.counts();
@@ -328,7 +334,10 @@ impl Members {
 
     /// Finds out about every member that may have come back or gone away. Does not wait for it.
     pub(super) fn probe(&self) {
-        for member in self.all().into_iter().filter(|member| member.is_due()) {
+        let mut due = self.all();
+        due.retain(|member| member.is_due());
+        fastrand::shuffle(&mut due);
+        for member in due.into_iter().take(PROBES) {
             tokio::spawn(async move { member.probe().await });
         }
     }
