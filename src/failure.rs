@@ -68,9 +68,6 @@ pub(crate) enum Refusal {
         /// What the last look said.
         reason: String,
     },
-    /// Sidebolt is shutting down.
-    #[error("shutting down")]
-    Draining,
     /// `auth.mode: service`, and the client has not shown the token.
     #[error("the credentials are not those of auth.client_token")]
     TokenMismatch,
@@ -90,7 +87,6 @@ impl Refusal {
             }
             Self::QueueFull { .. } => "try again later",
             Self::NoMember { .. } => "try again; if it stays, check the cluster",
-            Self::Draining => "connect again",
             Self::TokenMismatch | Self::TokenRequired => "give the token as password or bearer credentials",
         }
     }
@@ -103,7 +99,6 @@ impl Refusal {
             Self::AcquisitionTimeout { .. } => "acquisition_timeout",
             Self::QueueFull { .. } => "queue_full",
             Self::NoMember { .. } => "no_member",
-            Self::Draining => "draining",
             Self::TokenMismatch => "token_mismatch",
             Self::TokenRequired => "token_required",
         }
@@ -117,8 +112,7 @@ impl Refusal {
             | Self::VersionUnsupported { .. }
             | Self::AcquisitionTimeout { .. }
             | Self::QueueFull { .. }
-            | Self::NoMember { .. }
-            | Self::Draining => (SHED, SHED_STATUS),
+            | Self::NoMember { .. } => (SHED, SHED_STATUS),
         };
         Failure::new(code, status, format!("Sidebolt: {self}; {}.", self.advice()))
     }

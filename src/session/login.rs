@@ -12,7 +12,7 @@ use bolt_wire::version::NotificationFilter;
 use bolt_wire::{Tag, Version};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::requests::FILTER_KEYS;
 use super::{Arrival, End, Exchange, Profile, Registration, Session, Shared, Step};
@@ -28,12 +28,13 @@ pub(super) async fn log_in(
     arrival: Arrival,
     registration: Registration,
 ) -> Step<Session> {
-    let Arrival { mut transport, local, .. } = arrival;
+    let Arrival { mut transport, local, since, .. } = arrival;
     let (handshake_timeout, login_timeout) = {
         let listen = &shared.config.load().listen;
         (listen.handshake_timeout, listen.login_timeout)
     };
-    let agreed = timeout(handshake_timeout, agree_on_version(&shared, &mut transport)).await;
+    let deadline = since + handshake_timeout;
+    let agreed = timeout_at(deadline, agree_on_version(&shared, &mut transport)).await;
     let (version, manifest, inbuf) = agreed.unwrap_or(Err(End::Login))?;
     let now = Instant::now();
     let mut session = Session {

@@ -48,6 +48,8 @@ pub(crate) struct Arrival {
     pub(crate) peer: SocketAddr,
     /// The address it connected to.
     pub(crate) local: SocketAddr,
+    /// When it was accepted.
+    pub(crate) since: Instant,
 }
 
 /// Why a session ends. Every way out of it goes through here.
