@@ -80,6 +80,15 @@ impl Upstream {
         self.pool.fresh(key, principal).await
     }
 
+    /// Neo4j's answer to a client's own HELLO; `None` if it only closes.
+    pub(crate) async fn greet(
+        &self,
+        version: Version,
+        hello: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConnectError> {
+        self.pool.greet(version, hello).await
+    }
+
     /// The versions to offer to clients: the server's, or all while it cannot be asked (its absence is then told in HELLO's answer).
     pub(crate) async fn offered(&self) -> Arc<[Version]> {
         self.pool.offered().await.unwrap_or_else(|_| Version::ALL.into())
