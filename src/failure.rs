@@ -126,31 +126,54 @@ fn state_name(state: State, version: Version) -> &'static str {
     match state {
         State::Negotiation if version.features().reauth => "NEGOTIATION",
         State::Negotiation | State::Authentication => "AUTHENTICATION",
+        State::AutoCommit => "AUTO_COMMIT",
+        State::Transaction | State::Ending => "IN_TRANSACTION",
         _ => "READY",
     }
 }
 
 /// FAILURE for a message that is not allowed in `state`: as Neo4j 5.26 and 2026.08 were seen to answer it, each in its own words.
 pub(crate) fn write_illegal(tag: Tag, state: State, version: Version, server: &str, out: &mut BytesMut) {
-    let name = tag.name().unwrap_or("Unknown");
-    let (first, rest) = name.split_at(1);
-    let kind = format!("{first}{}Message", rest.to_lowercase());
+    let kind = message_type(tag);
     let state = state_name(state, version);
     let text = format!("Message of type {kind} cannot be handled by a session in the {state} state.");
-    let detail = format!("Message {kind} cannot be handled by session in the '{state}' state.");
-    let cause = Value::map([
+    write_invalid(&text, "08N06", PROTOCOL_ERROR, Some(invalid_state(&kind, state)), version, server, out);
+}
+
+/// FAILURE for a message that is not allowed after a failure in `state`. Both servers say it in the same words, with the message's
+/// fields, which are left out here.
+pub(crate) fn write_illegal_after_failure(tag: Tag, state: State, version: Version, out: &mut BytesMut) {
+    let kind = format!("{}{{}}", message_type(tag));
+    let state = state_name(state, version);
+    let text = format!("Message '{kind}' cannot be handled by session in the {state} state");
+    write_invalid(&text, "08N06", PROTOCOL_ERROR, Some(invalid_state(&kind, state)), version, "", out);
+}
+
+/// `RunMessage` and the like.
+fn message_type(tag: Tag) -> String {
+    let (first, rest) = tag.name().unwrap_or("Unknown").split_at(1);
+    format!("{first}{}Message", rest.to_lowercase())
+}
+
+/// The cause that Neo4j gives for a message that its state does not allow.
+fn invalid_state(message: &str, state: &str) -> Value {
+    let detail = format!("Message {message} cannot be handled by session in the '{state}' state.");
+    Value::map([
         ("message", format!("08N10: {detail}").into()),
         ("gql_status", "08N10".into()),
         ("description", format!("error: connection exception - invalid server state. {detail}").into()),
         ("diagnostic_record", client_error()),
-    ]);
-    write_invalid(&text, "08N06", PROTOCOL_ERROR, Some(cause), version, server, out);
+    ])
 }
 
 /// FAILURE for a message before login that is larger than `limit`.
 pub(crate) fn write_too_large(size: usize, limit: usize, version: Version, out: &mut BytesMut) {
     let text = format!("Value of size {size} exceeded limit of {limit}");
-    Failure::new(INVALID, "22N56", text).write(version, out);
+    let mut failure = Failure::new(INVALID, "22N56", text);
+    failure.description = format!(
+        "error: data exception - protocol message length limit overflow. Protocol message length limit exceeded (limit: {limit})."
+    );
+    failure.write(version, out);
 }
 
 /// FAILURE for a HELLO or LOGON with a field that cannot be used.

@@ -218,7 +218,8 @@ impl Session {
             principal.doubt();
         }
         // After a malformed or illegal request the servers go on differently, so what follows is left to them, on this connection.
-        if code.starts_with("Neo.ClientError.Request.") && self.machine.state() != State::Interrupted {
+        let malformed = code.starts_with("Neo.ClientError.Request.") || self.exchange.tag == Tag::TELEMETRY;
+        if malformed && self.machine.state() != State::Interrupted {
             self.machine.hold();
             self.condemned = true;
         }

@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bolt_wire::chunk;
+use bolt_wire::chunk::{self, Found, MessageScanner};
 use bolt_wire::handshake;
 use bolt_wire::message::Outcome;
 use bolt_wire::packstream::{MapView, encode};
 use bolt_wire::{Tag, Version};
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -36,6 +36,9 @@ impl From<Refusal> for ConnectError {
         Self::Refused(refusal)
     }
 }
+
+/// Largest answer to a HELLO.
+const MAX_GREETING: usize = 64 * 1024;
 
 /// What Neo4j says in HELLO's SUCCESS.
 pub(crate) type Greeting = Arc<[u8]>;
@@ -114,6 +117,29 @@ impl Connector {
         let seconds = meta.map("hints").and_then(|hints| hints.integer("connection.recv_timeout_seconds"));
         connection.recv_timeout = seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
         Ok((connection, answer.into()))
+    }
+
+    /// Neo4j's answer (its payload) to a client's own HELLO, on a connection that ends with it; `None` if it only closes.
+    pub(crate) async fn greet(&self, version: Version, hello: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        self.in_time(async {
+            let Some(mut transport) = self.open(version).await? else { return Ok(None) };
+            transport.write_all(hello).await?;
+            transport.flush().await?;
+            let (mut answer, mut messages) = (BytesMut::with_capacity(1024), MessageScanner::default());
+            loop {
+                match messages.scan(&answer) {
+                    Found::Noop => answer.advance(2),
+                    Found::Message(extent) => {
+                        let mut scratch = BytesMut::new();
+                        return Ok(Some(chunk::payload(&answer, extent, &mut scratch).to_vec()));
+                    }
+                    Found::Partial if answer.len() > MAX_GREETING => return Ok(None),
+                    Found::Partial if transport.read_buf(&mut answer).await? == 0 => return Ok(None),
+                    Found::Partial => {}
+                }
+            }
+        })
+        .await
     }
 
     /// Logs `principal` in, logging out who was logged in before. From 5.1.

@@ -128,6 +128,18 @@ impl Upstream {
         }
     }
 
+    /// Neo4j's answer to a client's own HELLO; `None` if it only closes.
+    pub(crate) async fn greet(
+        &self,
+        version: Version,
+        hello: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConnectError> {
+        match &self.servers {
+            Servers::One(pool) => pool.greet(version, hello).await,
+            Servers::Routed(router) => router.seed().greet(version, hello).await,
+        }
+    }
+
     /// A server behaved as it should not: requests go elsewhere until the cluster has been asked.
     pub(crate) fn report(&self, server: &Arc<Pool>, principal: &Principal, access: &Access, fault: Fault) {
         match &self.servers {

@@ -201,15 +201,7 @@ impl Pool {
         key: &Arc<Key>,
         principal: Option<&Arc<Principal>>,
     ) -> Result<Lease, ConnectError> {
-        let started = Instant::now();
-        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
-        let slot = match self.obtain(None, started, deadline).await? {
-            Handover::Slot(slot) => slot,
-            Handover::Connection(connection, slot) => {
-                connection.close().await;
-                slot
-            }
-        };
+        let slot = self.obtain_slot().await?;
         let mut lease = self.connect(slot, key, principal).await?;
         if let Some(principal) = principal
             && key.version.features().reauth
@@ -217,6 +209,29 @@ impl Pool {
             self.connector.log_on(lease.connection_mut(), principal, &self.buffers).await?;
         }
         Ok(lease)
+    }
+
+    /// Neo4j's answer to a client's own HELLO; `None` if it only closes. Counts as a connection while it lasts.
+    pub(crate) async fn greet(
+        self: &Arc<Self>,
+        version: Version,
+        hello: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConnectError> {
+        let _slot = self.obtain_slot().await?;
+        Ok(self.connector.greet(version, hello).await?)
+    }
+
+    /// The right to make a connection that is not lent from the pool.
+    async fn obtain_slot(self: &Arc<Self>) -> Result<Slot, ConnectError> {
+        let started = Instant::now();
+        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
+        match self.obtain(None, started, deadline).await? {
+            Handover::Slot(slot) => Ok(slot),
+            Handover::Connection(connection, slot) => {
+                connection.close().await;
+                Ok(slot)
+            }
+        }
     }
 
     /// The receive time-out that the server advertised last; none before any connection was made.

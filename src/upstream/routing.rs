@@ -87,6 +87,11 @@ impl Router {
         })
     }
 
+    /// The server that `upstream.uri` names.
+    pub(crate) fn seed(&self) -> &Arc<Pool> {
+        &self.members.seed().pool
+    }
+
     /// HELLO's routing context of every upstream connection, without the address.
     pub(crate) fn context(&self) -> &[u8] {
         &self.context
