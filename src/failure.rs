@@ -133,7 +133,9 @@ impl Refusal {
     fn following(&self) -> Option<Self> {
         let address = || "neo4j:7687".to_owned();
         Some(match self {
-            Self::Unreachable { .. } => Self::VersionUnsupported { address: address(), version: Version::V6_1 },
+            Self::Unreachable { .. } => {
+                Self::VersionUnsupported { address: address(), version: Version::V6_1 }
+            }
             Self::VersionUnsupported { .. } => {
                 Self::AcquisitionTimeout { address: address(), waited: Duration::from_secs(60), size: 100 }
             }
@@ -155,7 +157,8 @@ impl Refusal {
 pub(crate) fn reference_markdown() -> String {
     let first =
         Refusal::Unreachable { address: "neo4j:7687".to_owned(), reason: "Connection refused".to_owned() };
-    let mut table = String::from("| reason | code | GQL status | message, for example |\n|---|---|---|---|\n");
+    let mut table =
+        String::from("| reason | code | GQL status | message, for example |\n|---|---|---|---|\n");
     for refusal in std::iter::successors(Some(first), Refusal::following) {
         let Failure { code, gql_status, message, .. } = refusal.to_failure();
         let _ = writeln!(table, "| `{}` | `{code}` | `{gql_status}` | {message} |", refusal.label());
