@@ -6,6 +6,7 @@ mod buffers;
 pub mod cli;
 pub mod config;
 mod failure;
+pub mod listener;
 pub mod logging;
 mod metrics;
 pub mod run;
