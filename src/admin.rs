@@ -63,6 +63,9 @@ async fn metrics(State(context): State<Context>) -> Response {
         metrics.pool_connections.with_label_values(&[server, "idle"]).set(idle as i64);
         metrics.pool_waiting.with_label_values(&[server]).set(waiting as i64);
     }
+    for (role, count) in shared.upstream.members() {
+        metrics.routing_members.with_label_values(&[role.name()]).set(count as i64);
+    }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.expose()).into_response()
 }
 

@@ -17,7 +17,7 @@ use crate::config::{Config, UpstreamUri};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
 use crate::transport::Transport;
-use crate::upstream::{Connector, Identities, Upstream};
+use crate::upstream::{Connector, Identities, Pool, Upstream};
 use crate::{admin, session};
 
 /// How often pools are swept and the upstream is looked at.
@@ -84,7 +84,7 @@ impl App {
             UpstreamUri::parse(&current.upstream.uri).map_err(|error| StartError::Uri(error.to_string()))?;
         let buffers = Arc::new(Buffers::default());
         let metrics = Arc::new(Metrics::new());
-        let upstream = Upstream::new(&uri.host, uri.port, &config, &buffers, &metrics);
+        let upstream = Upstream::new(&uri, &config, &buffers, &metrics);
         let identities = Identities::default();
         let registry = Arc::new(Registry::default());
         let shared = Arc::new(Shared { config, upstream, identities, metrics, buffers, registry });
@@ -171,15 +171,14 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            let mut trouble = None;
+            let config = shared.config.load_full();
             for pool in shared.upstream.pools() {
                 pool.sweep();
-                let config = shared.config.load_full();
                 if config.pool.min_idle > 0 {
                     pool.warm(&shared.identities.service(&config.auth)).await;
                 }
-                trouble = trouble.or(pool.offered().await.err().map(|refusal| refusal.to_string()));
             }
+            let trouble = shared.upstream.look().await;
             if !shared.registry.is_ending() {
                 health.set(trouble);
             }

@@ -20,7 +20,7 @@ use crate::buffers::Inbox;
 use crate::config::AuthMode;
 use crate::failure::{self, Refusal};
 use crate::transport::Transport;
-use crate::upstream::{ConnectError, Key, Principal};
+use crate::upstream::{Access, ConnectError, Key, Principal};
 
 /// Brings a client to READY.
 pub(super) async fn log_in(
@@ -52,6 +52,7 @@ pub(super) async fn log_in(
         overtaken: 0,
         condemned: false,
         exchange: Exchange { tag: Tag::HELLO, asked: now, leased: now, failed: false, interrupted: false },
+        access: Access::default(),
         registration,
         local,
         tick: Box::pin(sleep_until(now)),
@@ -194,7 +195,7 @@ impl Session {
         self.key = Arc::new(Key {
             version,
             utc: features.utc_patch && asks_for_utc(&hello),
-            routing: routing.map(|context| without_address(&context)),
+            routing: self.shared.upstream.routing_context(routing.map(|context| without_address(&context))),
             filter: None,
             principal: principal.as_ref().map(|principal| principal.id),
         });
@@ -357,7 +358,7 @@ fn profile(hello: &MapView<'_>, version: Version) -> Profile {
         filter.apply(&MapView::EMPTY, &mut bytes);
     }
     let address = hello.map("routing").and_then(|routing| routing.string("address").map(str::to_owned));
-    Profile { address, filter: bytes.to_vec().into(), routed: None }
+    Profile { address, filter: bytes.to_vec().into(), ..Profile::default() }
 }
 
 fn asks_for_utc(hello: &MapView<'_>) -> bool {

@@ -116,9 +116,16 @@ impl Session {
         let mut scratch = BytesMut::new();
         let access = {
             let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
-            access(message.tag, payload)
+            access(message.tag, payload, &self.access)
         };
-        let Some(lease) = self.lease_for(&access, None).await? else { return Ok(true) };
+        if message.tag == Tag::ROUTE {
+            self.note_route(message.extent);
+        }
+        let lease = self.lease_for(&access, None).await?;
+        if !access.route {
+            self.access = access;
+        }
+        let Some(lease) = lease else { return Ok(true) };
         self.adopt(lease);
         let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
         let payload = chunk::payload(wire, message.extent, &mut scratch);
@@ -130,9 +137,6 @@ impl Session {
         }
         if filter.is_empty() || !queue_filtered(message.tag, payload, &filter, connection) {
             connection.queue(message.tag, wire);
-        }
-        if message.tag == Tag::ROUTE {
-            self.note_route_address(message.extent);
         }
         self.machine.forwarded(message.tag);
         self.inbuf.advance(message.extent.wire);
@@ -168,7 +172,9 @@ impl Session {
             None => Ok(None),
             Some(Ok(lease)) => Ok(Some(lease)),
             Some(Err(ConnectError::Refused(refusal))) => {
-                self.refuse(&refusal);
+                if !(access.route && self.route_here(&refusal)) {
+                    self.refuse(&refusal);
+                }
                 Ok(None)
             }
             Some(Err(ConnectError::Failure(payload))) => {
@@ -236,7 +242,7 @@ impl Session {
         self.drop_first_message();
     }
 
-    fn drop_first_message(&mut self) {
+    pub(super) fn drop_first_message(&mut self) {
         if let Found::Message(extent) = MessageScanner::default().scan(&self.inbuf) {
             self.inbuf.advance(extent.wire);
         }
@@ -268,8 +274,9 @@ impl Session {
             Verdict::Wait => Ok(()),
             Verdict::Start => {
                 self.begin_exchange(tag);
-                // Its extra cannot be seen before its parameters are through: it may write, and a filter must be on the connection.
-                let access = Access { write: true, database: None };
+                // Its extra cannot be seen before its parameters are through: it may write, most likely to the database of the last
+                // request, and a filter must be on the connection.
+                let access = Access { write: true, route: false, ..self.access.clone() };
                 let key = self.key_with_filter();
                 match Box::pin(self.lease_for(&access, Some(key))).await? {
                     Some(lease) => self.adopt(lease),
@@ -356,15 +363,26 @@ impl Session {
     }
 }
 
-/// Which server a request may go to.
-fn access(tag: Tag, payload: &[u8]) -> Access {
+/// Which server a request may go to. Names that the last request had too are shared with it.
+fn access(tag: Tag, payload: &[u8], last: &Access) -> Access {
     let extra = match tag {
         Tag::RUN => Run::parse(payload).map(|run| run.extra),
         Tag::BEGIN => Begin::parse(payload).map(|begin| begin.extra),
-        _ => return Access { write: false, database: None },
+        Tag::ROUTE => return Access { route: true, ..Access::default() },
+        _ => return Access::default(),
     };
     let extra = extra.unwrap_or(MapView::EMPTY);
-    Access { write: extra.string("mode") != Some("r"), database: extra.string("db").map(Into::into) }
+    Access {
+        write: extra.string("mode") != Some("r"),
+        route: false,
+        database: shared(extra.string("db"), &last.database),
+        impersonated: shared(extra.string("imp_user"), &last.impersonated),
+    }
+}
+
+fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {
+    let name = name?;
+    Some(last.as_ref().filter(|last| ***last == *name).map_or_else(|| name.into(), Arc::clone))
 }
 
 /// Queues RUN or BEGIN with the client's notification filter in it; false if the request brings its own or cannot be read.

@@ -1,6 +1,7 @@
 //! Making a connection to Neo4j: dial, handshake, HELLO, LOGON.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(crate) struct Connector {
     pub(crate) address: String,
     host: String,
     port: u16,
+    /// The one of the host's IP addresses to use; none = whichever answers.
+    ip: Option<IpAddr>,
     config: Arc<ArcSwap<Config>>,
 }
 
@@ -54,7 +57,13 @@ impl Connector {
     /// A connector to `host:port`.
     pub(crate) fn new(host: &str, port: u16, config: Arc<ArcSwap<Config>>) -> Self {
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Self { address, host: host.to_owned(), port, config }
+        Self { address, host: host.to_owned(), port, ip: None, config }
+    }
+
+    /// A connector to one of the servers behind a name.
+    pub(crate) fn at(host: &str, port: u16, ip: IpAddr, config: Arc<ArcSwap<Config>>) -> Self {
+        let address = SocketAddr::new(ip, port).to_string();
+        Self { address, host: host.to_owned(), port, ip: Some(ip), config }
     }
 
     /// The versions that the server offers.
@@ -168,7 +177,10 @@ impl Connector {
     }
 
     async fn dial(&self) -> io::Result<Transport> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let stream = match self.ip {
+            Some(ip) => TcpStream::connect((ip, self.port)).await?,
+            None => TcpStream::connect((self.host.as_str(), self.port)).await?,
+        };
         stream.set_nodelay(true)?;
         Ok(Transport::Tcp(stream))
     }
