@@ -114,8 +114,9 @@ impl Connection {
             return self.refuse_and_close(invalid_request("The message cannot be decoded")).await;
         };
         let verdict = self.machine.judge(tag);
-        // What stands before a RESET in the same burst is not run.
-        if self.wire.reset_is_ahead() && !matches!(verdict, Verdict::Close | Verdict::Illegal) {
+        // What stands before a RESET in the same burst is not run, nor judged.
+        let logged_in = !matches!(self.machine.state(), State::Negotiation | State::Authentication);
+        if self.wire.reset_is_ahead() && logged_in && verdict != Verdict::Close {
             self.put(Tag::IGNORED, &[]);
             return Ok(true);
         }
