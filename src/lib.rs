@@ -1,5 +1,16 @@
 //! Sidebolt: a Neo4j-compatible Bolt proxy sidecar. Modules stand in the order in which a query walks through them.
 
-pub mod config;
+mod admin;
+pub mod app;
 pub mod bolt_client;
+mod buffers;
+pub mod cli;
+pub mod config;
 pub mod demo;
+mod failure;
+pub mod logging;
+mod metrics;
+pub mod run;
+mod session;
+pub mod transport;
+mod upstream;

@@ -64,6 +64,12 @@ impl MessageScanner {
         Found::Partial
     }
 
+    /// The payload size that the message at the start of `buf` has announced so far: its chunks and the header of the next one.
+    pub fn announced(&self, buf: &[u8]) -> usize {
+        let next = buf.get(self.seen.wire..).and_then(|rest| rest.first_chunk::<2>());
+        self.seen.payload + next.map_or(0, |header| usize::from(u16::from_be_bytes(*header)))
+    }
+
     /// Forgets what was seen, for a message that is no longer waited for.
     pub fn reset(&mut self) {
         self.seen = Extent::default();

@@ -3,17 +3,39 @@
 /// Walks a stream of responses chunk header by chunk header. A record of any size passes in pieces; nothing is collected.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scanner {
-    place: Place,
+    record: Option<Passage>,
 }
 
-/// Where in the stream the next byte stands.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum Place {
-    /// Between two messages.
-    #[default]
-    Boundary,
-    /// In a record, `left` bytes before the next chunk header.
-    Record { left: usize },
+/// One message of any size on its way through, in pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Passage {
+    /// Bytes before the next chunk header.
+    left: usize,
+}
+
+impl Passage {
+    /// Takes from `buf`, which goes on where the last piece ended: how many bytes belong to the message, and whether they end it.
+    pub fn take(&mut self, buf: &[u8]) -> (usize, bool) {
+        let mut taken = 0;
+        loop {
+            let rest = buf.get(taken..).unwrap_or_default();
+            if self.left > 0 {
+                let piece = self.left.min(rest.len());
+                taken += piece;
+                self.left -= piece;
+                if self.left > 0 {
+                    return (taken, false);
+                }
+                continue;
+            }
+            let Some(header) = rest.first_chunk::<2>() else { return (taken, false) };
+            taken += 2;
+            self.left = usize::from(u16::from_be_bytes(*header));
+            if self.left == 0 {
+                return (taken, true);
+            }
+        }
+    }
 }
 
 /// What `Scanner::scan` found.
@@ -33,42 +55,31 @@ impl Scanner {
         let mut found = Scan::default();
         loop {
             let rest = buf.get(found.pass..).unwrap_or_default();
-            match self.place {
-                Place::Boundary => match first_bytes(rest) {
+            let Some(record) = &mut self.record else {
+                match first_bytes(rest) {
                     First::Noop => found.pass += 2,
-                    First::Record => self.place = Place::Record { left: 0 },
+                    First::Record => self.record = Some(Passage::default()),
                     First::Other => {
                         found.summary = true;
                         return found;
                     }
                     First::Unknown => return found,
-                },
-                Place::Record { left: 0 } => {
-                    let Some(header) = rest.first_chunk::<2>() else { return found };
-                    let length = usize::from(u16::from_be_bytes(*header));
-                    found.pass += 2;
-                    self.place = if length == 0 {
-                        found.records += 1;
-                        Place::Boundary
-                    } else {
-                        Place::Record { left: length }
-                    };
                 }
-                Place::Record { left } => {
-                    let taken = left.min(rest.len());
-                    found.pass += taken;
-                    self.place = Place::Record { left: left - taken };
-                    if taken < left {
-                        return found;
-                    }
-                }
+                continue;
+            };
+            let (taken, whole) = record.take(rest);
+            found.pass += taken;
+            if !whole {
+                return found;
             }
+            found.records += 1;
+            self.record = None;
         }
     }
 
     /// True between two messages: the only place where a NOOP or an own message may be inserted.
     pub fn at_boundary(&self) -> bool {
-        self.place == Place::Boundary
+        self.record.is_none()
     }
 }
 

@@ -78,12 +78,14 @@ pub struct Server {
     version: Version,
     state: State,
     in_flight: VecDeque<Tag>,
+    /// The exchange stays open after a failure: what comes next is Neo4j's to judge.
+    held: bool,
 }
 
 impl Server {
     /// A session that has just negotiated `version`.
     pub fn new(version: Version) -> Self {
-        Self { version, state: State::Negotiation, in_flight: VecDeque::new() }
+        Self { version, state: State::Negotiation, in_flight: VecDeque::new(), held: false }
     }
 
     /// The negotiated version.
@@ -103,7 +105,8 @@ impl Server {
 
     /// True while an exchange holds an upstream connection.
     pub fn is_open(&self) -> bool {
-        !self.in_flight.is_empty()
+        self.held
+            || !self.in_flight.is_empty()
             || matches!(self.state, State::AutoCommit | State::Transaction | State::Ending | State::Single)
     }
 
@@ -114,6 +117,10 @@ impl Server {
         }
         if tag == Tag::RESET && self.is_open() {
             return Verdict::Interrupt;
+        }
+        // Who a connection is logged in as is never a driver's to change in the middle of an exchange, and Neo4j has it the same way.
+        if matches!(tag, Tag::HELLO | Tag::LOGON | Tag::LOGOFF) && self.is_open() {
+            return if self.in_flight.is_empty() { Verdict::Illegal } else { Verdict::Wait };
         }
         match self.state {
             State::Negotiation => {
@@ -134,6 +141,7 @@ impl Server {
             State::AutoCommit if self.in_flight.iter().any(|t| *t != Tag::RUN) => Verdict::Wait,
             State::AutoCommit | State::Transaction => Verdict::Continue,
             State::Single | State::Ending | State::Interrupted => Verdict::Wait,
+            State::Failed if self.held => Verdict::Continue,
             State::Failed if !self.in_flight.is_empty() => Verdict::Wait,
             State::Failed => match tag {
                 Tag::RESET => Verdict::Reset,
@@ -147,7 +155,10 @@ impl Server {
     /// A message was sent on: the state is now what it will be if all goes well.
     pub fn forwarded(&mut self, tag: Tag) {
         debug_assert!(
-            matches!(self.judge(tag), Verdict::Start | Verdict::Continue | Verdict::Interrupt),
+            matches!(
+                self.judge(tag),
+                Verdict::Start | Verdict::Continue | Verdict::Interrupt | Verdict::Telemetry
+            ),
             "{tag} is not to be sent on in {:?}",
             self.state
         );
@@ -168,7 +179,13 @@ impl Server {
         let tag = self.in_flight.pop_front()?;
         self.state = match (self.state, tag, outcome) {
             (State::Interrupted, Tag::RESET, Outcome::Success { .. }) if self.in_flight.is_empty() => {
+                self.held = false;
                 State::Ready
+            }
+            // A RESET that does not clean is Neo4j's last word: it closes the connection.
+            (State::Interrupted, _, _) if self.in_flight.is_empty() => {
+                self.held = false;
+                State::Defunct
             }
             (State::Interrupted, _, _) => State::Interrupted,
             (_, _, Outcome::Failure | Outcome::Ignored) => State::Failed,
@@ -180,8 +197,15 @@ impl Server {
             (state, _, _) => state,
         };
         self.check_invariants();
-        let over = self.in_flight.is_empty() && matches!(self.state, State::Ready | State::Failed);
+        let ended = matches!(self.state, State::Ready | State::Failed | State::Defunct);
+        let over = !self.held && self.in_flight.is_empty() && ended;
         Some(Answered { tag, over })
+    }
+
+    /// Keeps the exchange open until RESET although a request failed. After a malformed or illegal request the servers differ in
+    /// what they do next, so everything else goes on to Neo4j, whose answers or close then are the client's.
+    pub fn hold(&mut self) {
+        self.held = true;
     }
 
     /// HELLO was answered with SUCCESS.
@@ -219,6 +243,7 @@ impl Server {
     /// The connection is being closed.
     pub fn close(&mut self) {
         self.state = State::Defunct;
+        self.held = false;
         self.in_flight.clear();
     }
 
@@ -318,6 +343,46 @@ mod tests {
         }
         assert!(server.answered(Outcome::DONE).unwrap().over);
         assert_eq!(server.state(), State::Ready);
+    }
+
+    #[test]
+    fn a_held_exchange_goes_on_to_neo4j_until_reset() {
+        let mut server = ready_session();
+        server.forwarded(Tag::RUN);
+        server.hold();
+        assert!(!server.answered(Outcome::Failure).unwrap().over);
+        assert_eq!(server.judge(Tag::PULL), Verdict::Continue);
+        assert_eq!(server.judge(Tag::RESET), Verdict::Interrupt);
+        server.forwarded(Tag::RESET);
+        assert!(server.answered(Outcome::DONE).unwrap().over);
+        assert_eq!(server.judge(Tag::RUN), Verdict::Start);
+    }
+
+    #[test]
+    fn a_login_never_goes_on_in_an_open_exchange() {
+        let mut server = ready_session();
+        server.forwarded(Tag::RUN);
+        for tag in [Tag::HELLO, Tag::LOGON, Tag::LOGOFF] {
+            assert_eq!(server.judge(tag), Verdict::Wait);
+        }
+        server.hold();
+        server.answered(Outcome::Failure);
+        for tag in [Tag::HELLO, Tag::LOGON, Tag::LOGOFF] {
+            assert_eq!(server.judge(tag), Verdict::Illegal);
+        }
+    }
+
+    #[test]
+    fn a_reset_that_does_not_clean_ends_the_session() {
+        for outcome in [Outcome::Failure, Outcome::Ignored] {
+            let mut server = ready_session();
+            server.forwarded(Tag::BEGIN);
+            server.forwarded(Tag::RESET);
+            server.answered(Outcome::DONE);
+            assert_eq!(server.answered(outcome), Some(Answered { tag: Tag::RESET, over: true }));
+            assert_eq!((server.state(), server.is_open()), (State::Defunct, false));
+            assert_eq!(server.judge(Tag::RUN), Verdict::Close);
+        }
     }
 
     #[test]

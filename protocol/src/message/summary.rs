@@ -34,14 +34,10 @@ pub struct Summary<'a> {
 }
 
 impl<'a> Summary<'a> {
-    /// Reads a summary's payload.
+    /// Reads a summary's payload. Metadata that cannot be walked over (a marker of a later version) counts as empty.
     pub fn parse(payload: &'a [u8]) -> Result<Self, DecodeError> {
-        let (tag, fields, mut walker) = open(payload)?;
-        let meta = match fields {
-            0 => MapView::EMPTY,
-            1 => MapView::parse(walker.value()?)?,
-            _ => return Err(DecodeError::WrongFieldCount),
-        };
+        let (tag, _, mut walker) = open(payload)?;
+        let meta = walker.value().and_then(MapView::parse).unwrap_or(MapView::EMPTY);
         let outcome = match tag {
             Tag::SUCCESS => Outcome::Success { has_more: meta.boolean("has_more") == Some(true) },
             Tag::FAILURE => Outcome::Failure,
