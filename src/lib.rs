@@ -2,9 +2,11 @@
 
 mod admin;
 pub mod app;
+pub mod bolt_client;
 mod buffers;
 pub mod cli;
 pub mod config;
+pub mod demo;
 mod failure;
 pub mod listener;
 pub mod logging;
