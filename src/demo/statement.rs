@@ -131,7 +131,9 @@ fn refuse_prefixes(tokens: &Tokens<'_>) -> Result<(), Failure> {
     if tokens.list.is_empty() {
         return Err(syntax("Unexpected end of input: expected CYPHER, EXPLAIN, PROFILE or Query"));
     }
-    for prefix in ["EXPLAIN", "PROFILE", "CYPHER", "USE", "SHOW", "LOAD", "TERMINATE", "ALTER", "GRANT", "FOREACH"] {
+    for prefix in
+        ["EXPLAIN", "PROFILE", "CYPHER", "USE", "SHOW", "LOAD", "TERMINATE", "ALTER", "GRANT", "FOREACH"]
+    {
         if tokens.is(0, prefix) {
             return Err(unsupported(prefix));
         }
@@ -311,8 +313,8 @@ fn zoned_datetime(text: &str) -> Option<ZonedDatetime> {
 }
 
 const CLAUSES: &[&str] = &[
-    "MATCH", "WHERE", "WITH", "RETURN", "UNWIND", "CREATE", "MERGE", "SET", "REMOVE", "DELETE", "CALL", "YIELD",
-    "ORDER", "SKIP", "LIMIT",
+    "MATCH", "WHERE", "WITH", "RETURN", "UNWIND", "CREATE", "MERGE", "SET", "REMOVE", "DELETE", "CALL",
+    "YIELD", "ORDER", "SKIP", "LIMIT",
 ];
 
 #[cfg(test)]
@@ -337,7 +339,11 @@ mod tests {
             ("MATCH (a) RETURN a.return", &["a.return"]),
         ];
         for (text, expected) in table {
-            assert_eq!(names(text).as_deref().map(|n| n.iter().map(String::as_str).collect()), Some(expected.to_vec()), "{text}");
+            assert_eq!(
+                names(text).as_deref().map(|n| n.iter().map(String::as_str).collect()),
+                Some(expected.to_vec()),
+                "{text}"
+            );
         }
         assert!(names("CREATE (a {return: 1})").is_none());
     }

@@ -113,11 +113,17 @@ impl Vet<'_> {
                 }
             }
             Operator::Merge(op) => {
-                [&op.match_properties, &op.on_create, &op.on_match].map(|p| self.assignments(p)).into_iter().collect::<Result<(), _>>()?;
+                [&op.match_properties, &op.on_create, &op.on_match]
+                    .map(|p| self.assignments(p))
+                    .into_iter()
+                    .collect::<Result<(), _>>()?;
                 self.bind(&op.variable, Shape::Node);
             }
             Operator::MergeRelationship(op) => {
-                [&op.match_properties, &op.on_create, &op.on_match].map(|p| self.assignments(p)).into_iter().collect::<Result<(), _>>()?;
+                [&op.match_properties, &op.on_create, &op.on_match]
+                    .map(|p| self.assignments(p))
+                    .into_iter()
+                    .collect::<Result<(), _>>()?;
                 self.bind(&op.variable, Shape::Relationship);
             }
             Operator::SetProperty(op) => self.assignments(&op.properties)?,
@@ -206,7 +212,9 @@ impl Vet<'_> {
             let result = match aggregate.function {
                 Count | CountNonNull => Shape::Plain,
                 Collect => Shape::List(Box::new(shape)),
-                _ if shape.has_entity() => return Err(unsupported("this aggregation of nodes or relationships")),
+                _ if shape.has_entity() => {
+                    return Err(unsupported("this aggregation of nodes or relationships"));
+                }
                 Sum => Shape::Sum,
                 _ => Shape::Plain,
             };
@@ -433,9 +441,7 @@ impl Vet<'_> {
                 Shape::List(item) => *item,
                 _ => Shape::Plain,
             },
-            "coalesce" => {
-                common(args.iter().map(|arg| self.shape(arg)).collect::<Result<Vec<_>, _>>()?)?
-            }
+            "coalesce" => common(args.iter().map(|arg| self.shape(arg)).collect::<Result<Vec<_>, _>>()?)?,
             "date" | "time" | "localtime" | "datetime" | "localdatetime" | "duration" => Shape::Temporal,
             "split" | "range" | "keys" | "labels" => list(Shape::Plain),
             _ => Shape::Plain,
@@ -460,20 +466,102 @@ fn common(shapes: Vec<Shape>) -> Result<Shape, Failure> {
 
 /// Functions that give what Neo4j gives, by name in lower case.
 const FUNCTIONS: &[&str] = &[
-    "abs", "acos", "asin", "atan", "atan2", "ceil", "coalesce", "cos", "cot", "date", "degrees", "duration",
-    "e", "elementid", "endnode", "exists", "exp", "floor", "head", "id", "keys", "labels", "last", "left",
-    "length", "localdatetime", "log", "log10", "ltrim", "nodes", "pi", "properties", "radians", "rand",
-    "range", "relationships", "replace", "reverse", "right", "round", "rtrim", "sign", "sin", "size", "split",
-    "sqrt", "startnode", "substring", "tail", "tan", "time", "timestamp", "toboolean", "tofloat",
-    "tointeger", "tolower", "tostring", "toupper", "trim", "type",
+    "abs",
+    "acos",
+    "asin",
+    "atan",
+    "atan2",
+    "ceil",
+    "coalesce",
+    "cos",
+    "cot",
+    "date",
+    "degrees",
+    "duration",
+    "e",
+    "elementid",
+    "endnode",
+    "exists",
+    "exp",
+    "floor",
+    "head",
+    "id",
+    "keys",
+    "labels",
+    "last",
+    "left",
+    "length",
+    "localdatetime",
+    "log",
+    "log10",
+    "ltrim",
+    "nodes",
+    "pi",
+    "properties",
+    "radians",
+    "rand",
+    "range",
+    "relationships",
+    "replace",
+    "reverse",
+    "right",
+    "round",
+    "rtrim",
+    "sign",
+    "sin",
+    "size",
+    "split",
+    "sqrt",
+    "startnode",
+    "substring",
+    "tail",
+    "tan",
+    "time",
+    "timestamp",
+    "toboolean",
+    "tofloat",
+    "tointeger",
+    "tolower",
+    "tostring",
+    "toupper",
+    "trim",
+    "type",
 ];
 
 /// Functions of Neo4j that the engine lacks or gets wrong.
 const OTHERS: &[&str] = &[
-    "btrim", "char_length", "character_length", "cosh", "coth", "datetime", "elementid", "file", "haversin",
-    "isempty", "isnan", "linenumber", "localtime", "lower", "nullif", "point", "randomuuid", "sinh", "tanh",
-    "tobooleanlist", "tobooleanornull", "tofloatlist", "tofloatornull", "tointegerlist", "tointegerornull",
-    "tostringlist", "tostringornull", "upper", "valuetype", "normalize", "vector", "uuid",
+    "btrim",
+    "char_length",
+    "character_length",
+    "cosh",
+    "coth",
+    "datetime",
+    "elementid",
+    "file",
+    "haversin",
+    "isempty",
+    "isnan",
+    "linenumber",
+    "localtime",
+    "lower",
+    "nullif",
+    "point",
+    "randomuuid",
+    "sinh",
+    "tanh",
+    "tobooleanlist",
+    "tobooleanornull",
+    "tofloatlist",
+    "tofloatornull",
+    "tointegerlist",
+    "tointegerornull",
+    "tostringlist",
+    "tostringornull",
+    "upper",
+    "valuetype",
+    "normalize",
+    "vector",
+    "uuid",
 ];
 
 fn function(name: &str, args: &[Expression]) -> Result<(), Failure> {

@@ -399,36 +399,49 @@ fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {
     Some(last.as_ref().filter(|last| ***last == *name).map_or_else(|| name.into(), Arc::clone))
 }
 
-/// Queues RUN or BEGIN with the client's notification filter in it; false if the request brings its own or cannot be read.
+/// Queues RUN or BEGIN with what HELLO's notification filter adds to it; false if that is nothing, or if it cannot be read.
 fn queue_filtered(
     tag: Tag,
     payload: &[u8],
     filter: &MapView<'_>,
     connection: &mut crate::upstream::Connection,
 ) -> bool {
-    let mut edit = MapEdit::removing(&[]);
-    for (key, value) in filter.iter() {
-        edit.add(key, |out| out.put_slice(value));
-    }
-    // Either key replaces both of HELLO's; the name that another version has for a key means nothing.
     let known = filter_keys(connection.key.version);
-    let own = |extra: &MapView<'_>| known.iter().any(|key| extra.get(key).is_some());
+    let queued =
+        |out: &mut BytesMut, write: &dyn Fn(&mut BytesMut)| chunk::put_message(out, |out| write(out));
     match tag {
         Tag::RUN => {
-            let Some(run) = Run::parse(payload).ok().filter(|run| !own(&run.extra)) else { return false };
-            connection
-                .queue_with(tag, false, |out| chunk::put_message(out, |out| run.write_with(&edit, out)));
+            let Ok(run) = Run::parse(payload) else { return false };
+            let Some(edit) = inherited(filter, &run.extra, known) else { return false };
+            connection.queue_with(tag, false, |out| queued(out, &|out| run.write_with(&edit, out)));
         }
         Tag::BEGIN => {
-            let Some(begin) = Begin::parse(payload).ok().filter(|begin| !own(&begin.extra)) else {
-                return false;
-            };
-            connection
-                .queue_with(tag, false, |out| chunk::put_message(out, |out| begin.write_with(&edit, out)));
+            let Ok(begin) = Begin::parse(payload) else { return false };
+            let Some(edit) = inherited(filter, &begin.extra, known) else { return false };
+            connection.queue_with(tag, false, |out| queued(out, &|out| begin.write_with(&edit, out)));
         }
         _ => return false,
     }
     true
+}
+
+/// The key of a filter's lowest severity; `OFF` switches notifications off.
+const SEVERITY: &str = "notifications_minimum_severity";
+
+/// What a request takes over from HELLO's filter, as both servers were seen to do it: each key that it does not give itself, but
+/// nothing if HELLO switched notifications OFF and the request gives any key. The name that another version has for a key means nothing.
+fn inherited(filter: &MapView<'_>, extra: &MapView<'_>, known: &[&str]) -> Option<MapEdit<'static>> {
+    let gives_any = known.iter().any(|key| extra.get(key).is_some());
+    if gives_any && filter.string(SEVERITY) == Some("OFF") {
+        return None;
+    }
+    let mut edit = MapEdit::removing(&[]);
+    let mut any = false;
+    for (key, value) in filter.iter().filter(|(key, _)| extra.get(key).is_none()) {
+        edit.add(key, |out| out.put_slice(value));
+        any = true;
+    }
+    any.then_some(edit)
 }
 
 /// Where the last RESET in `buf` begins, and how many messages stand before it.
@@ -456,6 +469,37 @@ fn before_last_reset(buf: &[u8]) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Rows of what Neo4j 5.26.30 and 2026.08.1 did with every pair of filters.
+    #[test]
+    fn a_request_inherits_what_it_does_not_give() {
+        use bolt_wire::packstream::Value;
+        let (severity, disabled) = (SEVERITY, "notifications_disabled_classifications");
+        let list = |name: &str| Value::List(vec![name.into()]);
+        let known = [severity, disabled];
+        let merged = |hello: &[(&str, Value)], request: &[(&str, Value)]| {
+            let (hello, request) =
+                (Value::map(hello.to_vec()).to_bytes(), Value::map(request.to_vec()).to_bytes());
+            let (hello, request) = (MapView::parse(&hello).unwrap(), MapView::parse(&request).unwrap());
+            let mut out = BytesMut::new();
+            inherited(&hello, &request, &known)?.apply(&request, &mut out);
+            Value::decode(&out).ok()
+        };
+        let warning = (severity, Value::from("WARNING"));
+        let unrecognized = (disabled, list("UNRECOGNIZED"));
+        let both = || Some(Value::map([warning.clone(), unrecognized.clone()]));
+        assert_eq!(merged(&[warning.clone(), unrecognized.clone()], &[]), both());
+        assert_eq!(merged(std::slice::from_ref(&unrecognized), std::slice::from_ref(&warning)), both());
+        let other = (disabled, list("PERFORMANCE"));
+        assert_eq!(
+            merged(&[warning.clone(), unrecognized.clone()], std::slice::from_ref(&other)),
+            Some(Value::map([other.clone(), warning.clone()]))
+        );
+        let off = (severity, Value::from("OFF"));
+        assert_eq!(merged(&[off.clone(), unrecognized.clone()], &[other]), None);
+        assert_eq!(merged(std::slice::from_ref(&off), &[]), Some(Value::map([off])));
+        assert_eq!(merged(&[], &[]), None);
+    }
 
     #[test]
     fn the_last_reset_is_found_with_what_it_overtakes() {
