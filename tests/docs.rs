@@ -281,6 +281,15 @@ fn links_and_paths_exist() {
             None => assert!(root().join(target).exists(), "{target}"),
         }
     }
+    let tests = readme.split("\n## Tests\n").nth(1).expect("a section on tests");
+    let places = tests.lines().filter_map(|row| row.split('|').nth(2));
+    let places: Vec<&str> = places.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let paths: Vec<&&str> =
+        places.iter().filter(|place| place.contains('/') && !place.contains(' ')).collect();
+    assert!(paths.len() >= 5, "{places:?}");
+    for path in paths {
+        assert!(root().join(path).exists(), "{path}");
+    }
     let tree =
         readme.split("## Architecture").nth(1).and_then(|rest| rest.split("```").nth(1)).expect("the tree");
     let mut folder = String::new();
