@@ -208,7 +208,7 @@ impl Upstream {
     /// Looks at the servers, once in a while; gives the reason why no request can be served.
     pub(crate) async fn look(&self) -> Option<String> {
         match &self.servers {
-            Servers::One(pool) => pool.offered().await.err().map(|refusal| refusal.to_string()),
+            Servers::One(pool) => pool.look().await.err().map(|refusal| refusal.to_string()),
             Servers::Routed(router) => router.look().await,
         }
     }

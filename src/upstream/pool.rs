@@ -73,6 +73,8 @@ pub(crate) struct Lease {
     slot: Option<Slot>,
 }
 
+/// How long an answer proves that a server is there.
+const LOOK_TTL: Duration = Duration::from_secs(5);
 /// How long what a server offers is believed.
 const OFFER_TTL: Duration = Duration::from_secs(30);
 
@@ -123,6 +125,12 @@ impl Pool {
             return Ok(Arc::clone(versions));
         }
         self.probe().await.or_else(|refusal| known.map(|(_, versions)| versions).ok_or(refusal))
+    }
+
+    /// Whether the server answers: it did a moment ago, or it does now.
+    pub(crate) async fn look(&self) -> Result<(), Refusal> {
+        let answered = self.offered.lock().as_ref().is_some_and(|(when, _)| when.elapsed() < LOOK_TTL);
+        if answered { Ok(()) } else { self.probe().await.map(drop) }
     }
 
     /// Asks the server what it offers, whatever is known: the proof that it is there.
@@ -504,11 +512,15 @@ impl Pool {
     /// Closes all idle connections, at shutdown.
     pub(crate) async fn close_idle(self: &Arc<Self>) {
         let idle = std::mem::take(&mut self.inner.lock().idle);
+        let mut closing = tokio::task::JoinSet::new();
         for connection in idle {
             let slot = self.slot();
-            connection.close().await;
-            drop(slot);
+            closing.spawn(async move {
+                connection.close().await;
+                drop(slot);
+            });
         }
+        closing.join_all().await;
     }
 }
 
