@@ -122,14 +122,19 @@ impl Pool {
         {
             return Ok(Arc::clone(versions));
         }
-        match self.connector.offered().await {
-            Ok(versions) => {
-                let versions: Arc<[Version]> = versions.into();
-                *self.offered.lock() = Some((Instant::now(), Arc::clone(&versions)));
-                Ok(versions)
-            }
-            Err(refusal) => known.map(|(_, versions)| versions).ok_or(refusal),
-        }
+        self.probe().await.or_else(|refusal| known.map(|(_, versions)| versions).ok_or(refusal))
+    }
+
+    /// Asks the server what it offers, whatever is known: the proof that it is there.
+    pub(crate) async fn probe(&self) -> Result<Arc<[Version]>, Refusal> {
+        let versions: Arc<[Version]> = self.connector.offered().await?.into();
+        *self.offered.lock() = Some((Instant::now(), Arc::clone(&versions)));
+        Ok(versions)
+    }
+
+    /// The versions that the server offered when it was asked last.
+    pub(crate) fn offered_last(&self) -> Option<Arc<[Version]>> {
+        self.offered.lock().as_ref().map(|(_, versions)| Arc::clone(versions))
     }
 
     /// The greeting of the server for a version, if a connection of it was made before.
@@ -169,8 +174,17 @@ impl Pool {
 
     /// A connection that fits, waiting for one if need be, logged in as the right principal.
     pub(crate) async fn lease(self: &Arc<Self>, need: &Need) -> Result<Lease, ConnectError> {
+        let deadline = Instant::now() + self.config.load().pool.connection_acquisition_timeout;
+        self.lease_until(need, deadline).await
+    }
+
+    /// The same, waiting no longer than until `deadline`.
+    pub(crate) async fn lease_until(
+        self: &Arc<Self>,
+        need: &Need,
+        deadline: Instant,
+    ) -> Result<Lease, ConnectError> {
         let started = Instant::now();
-        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
         // A connection that turns out to be dead costs one more turn; each turn takes one away, so this ends.
         loop {
             let handover = self.obtain(Some(need), started, deadline).await?;
@@ -187,15 +201,7 @@ impl Pool {
         key: &Arc<Key>,
         principal: Option<&Arc<Principal>>,
     ) -> Result<Lease, ConnectError> {
-        let started = Instant::now();
-        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
-        let slot = match self.obtain(None, started, deadline).await? {
-            Handover::Slot(slot) => slot,
-            Handover::Connection(connection, slot) => {
-                connection.close().await;
-                slot
-            }
-        };
+        let slot = self.obtain_slot().await?;
         let mut lease = self.connect(slot, key, principal).await?;
         if let Some(principal) = principal
             && key.version.features().reauth
@@ -203,6 +209,29 @@ impl Pool {
             self.connector.log_on(lease.connection_mut(), principal, &self.buffers).await?;
         }
         Ok(lease)
+    }
+
+    /// Neo4j's answer to a client's own HELLO; `None` if it only closes. Counts as a connection while it lasts.
+    pub(crate) async fn greet(
+        self: &Arc<Self>,
+        version: Version,
+        hello: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConnectError> {
+        let _slot = self.obtain_slot().await?;
+        Ok(self.connector.greet(version, hello).await?)
+    }
+
+    /// The right to make a connection that is not lent from the pool.
+    async fn obtain_slot(self: &Arc<Self>) -> Result<Slot, ConnectError> {
+        let started = Instant::now();
+        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
+        match self.obtain(None, started, deadline).await? {
+            Handover::Slot(slot) => Ok(slot),
+            Handover::Connection(connection, slot) => {
+                connection.close().await;
+                Ok(slot)
+            }
+        }
     }
 
     /// The receive time-out that the server advertised last; none before any connection was made.
