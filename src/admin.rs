@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -52,6 +53,17 @@ async fn metrics(State(context): State<Context>) -> Response {
     metrics.clients.set(shared.registry.len() as i64);
     for (pin, count) in Pin::HELD.into_iter().zip(shared.registry.pinned()) {
         metrics.pinned.with_label_values(&[pin.label()]).set(count as i64);
+    }
+    let reloads = context.health.reloads();
+    metrics.reloads.with_label_values(&["applied"]).set(reloads.ok as i64);
+    metrics.reloads.with_label_values(&["refused"]).set(reloads.refused as i64);
+    let listener = &context.health.listener;
+    let seen = |outcome: &str, count: u64| metrics.listener.with_label_values(&[outcome]).set(count as i64);
+    seen("accepted", listener.accepted.load(Ordering::Relaxed));
+    seen("max_connections", listener.refused_total.load(Ordering::Relaxed));
+    seen("max_connections_per_address", listener.refused_per_address.load(Ordering::Relaxed));
+    for (reason, count) in listener.handshake_failed() {
+        seen(reason.as_str(), count);
     }
     for pool in shared.upstream.pools() {
         let (open, idle, waiting) = pool.counts();

@@ -1,7 +1,15 @@
 //! Read buffers lent to whoever is reading, so that a connection at rest holds none.
 
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use tokio_util::io::poll_read_buf;
+
+use crate::transport::Transport;
 
 /// Room for one read.
 pub(crate) const READ: usize = 16 * 1024;
@@ -36,11 +44,66 @@ impl Buffers {
     }
 }
 
-/// Makes room for the next read: small at first, large once reads fill what they get.
-pub(crate) fn make_room(buffer: &mut BytesMut) {
-    let room = if buffer.len() >= READ - 1024 { LARGE_READ } else { READ };
-    if buffer.capacity() - buffer.len() < room / 2 {
-        buffer.reserve(room);
+/// What has been read from one side and not been used. It holds a buffer only while there is something in it.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    bytes: BytesMut,
+    /// The last read filled all the room it had: a stream is coming, and larger reads carry it with fewer calls.
+    greedy: bool,
+}
+
+impl Inbox {
+    /// An inbox with what was read before.
+    pub(crate) fn new(bytes: BytesMut) -> Self {
+        Self { bytes, greedy: false }
+    }
+
+    /// Reads what has come; 0 = the other side has ended.
+    pub(crate) fn poll_fill(
+        &mut self,
+        transport: &mut Transport,
+        cx: &mut Context<'_>,
+        buffers: &Buffers,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() == 0 {
+            ready!(transport.poll_readable(cx))?;
+            self.bytes = buffers.take();
+        }
+        let room = if self.greedy { LARGE_READ } else { READ };
+        if self.bytes.capacity() - self.bytes.len() < room / 2 {
+            self.bytes.reserve(room);
+        }
+        let spare = self.bytes.capacity() - self.bytes.len();
+        let read = ready!(poll_read_buf(Pin::new(transport), cx, &mut self.bytes))?;
+        self.greedy = read == spare || (self.greedy && read >= READ);
+        Poll::Ready(Ok(read))
+    }
+
+    /// Gives the buffer back if nothing is in it and no stream is coming.
+    pub(crate) fn rest(&mut self, buffers: &Buffers) {
+        if self.bytes.is_empty() && !self.greedy && self.bytes.capacity() > 0 {
+            buffers.give(std::mem::take(&mut self.bytes));
+        }
+    }
+
+    /// Takes everything out, buffer and all.
+    pub(crate) fn take(&mut self) -> BytesMut {
+        self.greedy = false;
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl Deref for Inbox {
+    type Target = BytesMut;
+
+    fn deref(&self) -> &BytesMut {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Inbox {
+    fn deref_mut(&mut self) -> &mut BytesMut {
+        &mut self.bytes
     }
 }
 

@@ -83,9 +83,8 @@ impl Client {
             (Place::Defunct, _, _) => Place::Defunct,
             (_, Tag::RESET, Outcome::Success { .. }) => Place::Ready,
             (_, Tag::RESET, Outcome::Failure) => Place::Defunct,
-            (_, _, Outcome::Failure) => Place::Failed,
-            // Only a RESET behind it, or a failure before it, makes a server ignore a request.
-            (place, _, Outcome::Ignored) => place,
+            // A server ignores a request after a failure, known here or not, and before a RESET: clean is only what RESET made so.
+            (_, _, Outcome::Failure | Outcome::Ignored) => Place::Failed,
             (Place::Ready, Tag::RUN, _) => Place::Streaming,
             (Place::Ready, Tag::BEGIN, _) => Place::Transaction,
             (Place::Streaming, Tag::PULL | Tag::DISCARD, Outcome::Success { has_more: false }) => {
@@ -136,6 +135,20 @@ mod tests {
         assert_eq!((client.place(), client.due()), (Place::Failed, 0));
         client.sent_own(Tag::RESET);
         assert_eq!(client.received(Outcome::DONE), Some(Expected { tag: Tag::RESET, own: true }));
+        assert!(client.is_clean());
+    }
+
+    #[test]
+    fn an_ignored_request_needs_a_reset() {
+        let mut client = Client::default();
+        client.sent(Tag::RUN);
+        client.received(Outcome::Ignored);
+        assert!(!client.is_clean());
+        client.sent(Tag::RESET);
+        client.sent(Tag::RESET);
+        client.received(Outcome::Ignored);
+        assert!(!client.is_clean());
+        client.received(Outcome::DONE);
         assert!(client.is_clean());
     }
 

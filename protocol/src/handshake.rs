@@ -26,18 +26,17 @@ pub enum Choice {
 }
 
 /// Chooses as Neo4j does: the first slot that fits wins, and within a range the highest minor version.
+/// One malformed slot spoils all four, wherever it stands; a slot's first byte is not looked at.
 pub fn choose(slots: &[u8; 16], offered: &[Version]) -> Choice {
-    for slot in slots.as_chunks::<4>().0 {
+    let slots = slots.as_chunks::<4>().0;
+    if slots.iter().any(|[_, range, minor, _]| range > minor) {
+        return Choice::Malformed;
+    }
+    for slot in slots {
         if *slot == MANIFEST_V1 {
             return Choice::Manifest;
         }
-        let [reserved, range, minor, major] = *slot;
-        if major == 0xFF || major == 0 || reserved != 0 {
-            continue;
-        }
-        if range > minor {
-            return Choice::Malformed;
-        }
+        let [_, range, minor, major] = *slot;
         let fits = |v: &&Version| v.major == major && (minor - range..=minor).contains(&v.minor);
         if let Some(version) = offered.iter().filter(fits).max() {
             return Choice::Classic(*version);
@@ -93,10 +92,11 @@ pub fn write_manifest(offered: &[Version], out: &mut BytesMut) {
 fn ranges(offered: &[Version]) -> Vec<(Version, u8)> {
     let mut sorted = offered.to_vec();
     sorted.sort_unstable();
+    sorted.dedup();
     let mut ranges: Vec<(Version, u8)> = Vec::new();
     for version in sorted {
         match ranges.last_mut() {
-            Some((last, range)) if last.major == version.major && last.minor + 1 == version.minor => {
+            Some((last, range)) if last.major == version.major && version.minor - last.minor == 1 => {
                 *last = version;
                 *range += 1;
             }
@@ -135,10 +135,10 @@ pub fn read_manifest_choice(
     buf: &[u8],
     offered: &[Version],
 ) -> Result<Option<(Version, usize)>, DecodeError> {
-    let Some(&[reserved, range, minor, major]) = buf.first_chunk::<4>() else { return Ok(None) };
+    let Some(&[_, range, minor, major]) = buf.first_chunk::<4>() else { return Ok(None) };
     let Some((capabilities, used)) = read_varint(&buf[4..])? else { return Ok(None) };
     let version = Version::new(major, minor);
-    if reserved != 0 || range != 0 || capabilities != 0 || !offered.contains(&version) {
+    if range != 0 || capabilities != 0 || !offered.contains(&version) {
         return Err(DecodeError::BadHandshake);
     }
     Ok(Some((version, 4 + used)))
@@ -229,7 +229,7 @@ mod tests {
         let offered = &Version::ALL;
         assert_eq!(read_manifest_choice(&[0, 0, 1, 6, 0], offered), Ok(Some((Version::V6_1, 5))));
         assert_eq!(read_manifest_choice(&[0, 0, 1, 6], offered), Ok(None));
-        for bad in [[0, 0, 5, 5, 0], [0, 0, 1, 6, 1], [0, 1, 1, 6, 0], [1, 0, 1, 6, 0]] {
+        for bad in [[0, 0, 5, 5, 0], [0, 0, 1, 6, 1], [0, 1, 1, 6, 0]] {
             assert_eq!(read_manifest_choice(&bad, offered), Err(DecodeError::BadHandshake));
         }
         assert_eq!(read_varint(&[0x80; 10]), Err(DecodeError::BadHandshake));

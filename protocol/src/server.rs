@@ -80,12 +80,20 @@ pub struct Server {
     in_flight: VecDeque<Tag>,
     /// The exchange stays open after a failure: what comes next is Neo4j's to judge.
     held: bool,
+    /// Where the session stood when a request failed.
+    failed_in: State,
 }
 
 impl Server {
     /// A session that has just negotiated `version`.
     pub fn new(version: Version) -> Self {
-        Self { version, state: State::Negotiation, in_flight: VecDeque::new(), held: false }
+        Self {
+            version,
+            state: State::Negotiation,
+            in_flight: VecDeque::new(),
+            held: false,
+            failed_in: State::Ready,
+        }
     }
 
     /// The negotiated version.
@@ -96,6 +104,11 @@ impl Server {
     /// Where the session stands.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// Where the session stood when its last failed request came; Neo4j's messages name that state.
+    pub fn failed_in(&self) -> State {
+        self.failed_in
     }
 
     /// Requests sent on and not answered yet.
@@ -117,6 +130,10 @@ impl Server {
         }
         if tag == Tag::RESET && self.is_open() {
             return Verdict::Interrupt;
+        }
+        // Who a connection is logged in as is never a driver's to change in the middle of an exchange, and Neo4j has it the same way.
+        if matches!(tag, Tag::HELLO | Tag::LOGON | Tag::LOGOFF) && self.is_open() {
+            return if self.in_flight.is_empty() { Verdict::Illegal } else { Verdict::Wait };
         }
         match self.state {
             State::Negotiation => {
@@ -173,9 +190,22 @@ impl Server {
     /// The next answer came. `None` if none was due.
     pub fn answered(&mut self, outcome: Outcome) -> Option<Answered> {
         let tag = self.in_flight.pop_front()?;
+        if outcome == Outcome::Failure {
+            self.failed_in = match (self.state, tag) {
+                (State::Transaction | State::Ending, tag) if tag != Tag::BEGIN => State::Transaction,
+                (State::AutoCommit, tag) if tag != Tag::RUN => State::AutoCommit,
+                _ => State::Ready,
+            };
+        }
         self.state = match (self.state, tag, outcome) {
             (State::Interrupted, Tag::RESET, Outcome::Success { .. }) if self.in_flight.is_empty() => {
+                self.held = false;
                 State::Ready
+            }
+            // A RESET that does not clean is Neo4j's last word: it closes the connection.
+            (State::Interrupted, _, _) if self.in_flight.is_empty() => {
+                self.held = false;
+                State::Defunct
             }
             (State::Interrupted, _, _) => State::Interrupted,
             (_, _, Outcome::Failure | Outcome::Ignored) => State::Failed,
@@ -187,8 +217,8 @@ impl Server {
             (state, _, _) => state,
         };
         self.check_invariants();
-        let over =
-            !self.held && self.in_flight.is_empty() && matches!(self.state, State::Ready | State::Failed);
+        let ended = matches!(self.state, State::Ready | State::Failed | State::Defunct);
+        let over = !self.held && self.in_flight.is_empty() && ended;
         Some(Answered { tag, over })
     }
 
@@ -220,6 +250,7 @@ impl Server {
     /// A request was answered by the session itself with FAILURE.
     pub fn refused(&mut self) {
         debug_assert!(self.in_flight.is_empty(), "own answers come when no other is due");
+        self.failed_in = State::Ready;
         self.state = State::Failed;
     }
 
@@ -233,6 +264,7 @@ impl Server {
     /// The connection is being closed.
     pub fn close(&mut self) {
         self.state = State::Defunct;
+        self.held = false;
         self.in_flight.clear();
     }
 
@@ -309,6 +341,7 @@ mod tests {
         assert!(!server.answered(Outcome::Failure).unwrap().over);
         assert!(!server.answered(Outcome::Ignored).unwrap().over);
         assert!(server.answered(Outcome::Ignored).unwrap().over);
+        assert_eq!(server.failed_in(), State::Transaction);
         for tag in [Tag::RUN, Tag::PULL, Tag::DISCARD, Tag::COMMIT, Tag::ROLLBACK, Tag::ROUTE, Tag::TELEMETRY]
         {
             assert_eq!(server.judge(tag), Verdict::Ignore);
@@ -345,6 +378,33 @@ mod tests {
         server.forwarded(Tag::RESET);
         assert!(server.answered(Outcome::DONE).unwrap().over);
         assert_eq!(server.judge(Tag::RUN), Verdict::Start);
+    }
+
+    #[test]
+    fn a_login_never_goes_on_in_an_open_exchange() {
+        let mut server = ready_session();
+        server.forwarded(Tag::RUN);
+        for tag in [Tag::HELLO, Tag::LOGON, Tag::LOGOFF] {
+            assert_eq!(server.judge(tag), Verdict::Wait);
+        }
+        server.hold();
+        server.answered(Outcome::Failure);
+        for tag in [Tag::HELLO, Tag::LOGON, Tag::LOGOFF] {
+            assert_eq!(server.judge(tag), Verdict::Illegal);
+        }
+    }
+
+    #[test]
+    fn a_reset_that_does_not_clean_ends_the_session() {
+        for outcome in [Outcome::Failure, Outcome::Ignored] {
+            let mut server = ready_session();
+            server.forwarded(Tag::BEGIN);
+            server.forwarded(Tag::RESET);
+            server.answered(Outcome::DONE);
+            assert_eq!(server.answered(outcome), Some(Answered { tag: Tag::RESET, over: true }));
+            assert_eq!((server.state(), server.is_open()), (State::Defunct, false));
+            assert_eq!(server.judge(Tag::RUN), Verdict::Close);
+        }
     }
 
     #[test]

@@ -62,6 +62,12 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Longest key or message, in characters.
+const MAX_TEXT: usize = 300;
+
+/// Longest word that is compared with the known ones; the rest of a longer one does not count.
+const MAX_COMPARED: usize = 100;
+
 /// Everything wrong with a configuration, in the order of the file, then environment, then command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
@@ -74,6 +80,10 @@ impl ConfigErrors {
         errors.sort_by_key(|e| (e.file.is_none(), flag(e), e.line, e.column));
         errors.dedup();
         errors.truncate(MAX_ERRORS);
+        for error in &mut errors {
+            clip(&mut error.key);
+            clip(&mut error.message);
+        }
         Self(errors)
     }
 
@@ -97,6 +107,14 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
+/// Cuts a text that repeats something endless.
+fn clip(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 /// The candidate with the fewest edits from `word`, and their number.
 pub(super) fn nearest<'a>(
     word: &str,
@@ -114,8 +132,9 @@ pub(super) fn meant<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
 
 /// Insertions, deletions, substitutions and swaps of neighbours that turn `a` into `b` (case is free).
 fn edits(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.to_lowercase().chars().collect();
-    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let letters =
+        |text: &str| text.chars().take(MAX_COMPARED).flat_map(char::to_lowercase).collect::<Vec<char>>();
+    let (a, b) = (letters(a), letters(b));
     let mut older = Vec::new();
     let mut old: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {

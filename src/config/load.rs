@@ -2,30 +2,22 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::environment::{Variable, meaning};
 use super::error::{COMMAND_LINE, MAX_ERRORS, meant, nearest};
-use super::schema::{self, PREFIX, keys};
-use super::tree::{Fault, FaultKind, Node, Origin, Syntax, Value};
+use super::excerpt::excerpt;
+use super::read::{Fault, FaultKind};
+use super::schema::{self, keys};
+use super::tree::{Node, Origin, Syntax, Value};
 use super::validate::{self, Finding, reason};
 use super::{Config, ConfigError, ConfigErrors, Secret};
 
 /// Largest file that is read as configuration or secret, in bytes.
 const MAX_FILE: u64 = 1 << 20;
-
-/// Environment variables that the official drivers' users know, and the keys they set.
-const NEO4J_VARIABLES: [(&str, &str); 5] = [
-    ("NEO4J_URI", "upstream.uri"),
-    ("NEO4J_USERNAME", "auth.username"),
-    ("NEO4J_PASSWORD", "auth.password"),
-    ("NEO4J_MAX_POOL_SIZE", "pool.max_connection_pool_size"),
-    ("NEO4J_FETCH_SIZE", "upstream.fetch_size"),
-];
-
-/// Variables with the prefix that are not keys: the file to read, and the build's own.
-const NOT_KEYS: [&str; 2] = ["SIDEBOLT_CONFIG", "SIDEBOLT_GIT_HASH"];
 
 /// Where the configuration comes from.
 #[derive(Clone, Default)]
@@ -39,7 +31,7 @@ pub struct Sources {
 }
 
 /// One key set on the command line.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Override {
     /// The flag as the user knows it, such as `--listen`.
     pub flag: String,
@@ -47,6 +39,13 @@ pub struct Override {
     pub key: String,
     /// Its value as text.
     pub value: String,
+}
+
+impl fmt::Debug for Override {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The value may be a secret.
+        write!(f, "{} {}=…", self.flag, self.key)
+    }
 }
 
 /// A configuration that may be used.
@@ -128,7 +127,7 @@ impl Loader {
             column: syntax.column,
             message: syntax.message,
             hint: Some(syntax.hint.to_owned()),
-            excerpt: self.excerpt(syntax.line),
+            excerpt: excerpt(&self.text, syntax.line),
             ..ConfigError::default()
         }
     }
@@ -139,46 +138,26 @@ impl Loader {
             variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value))).collect();
         ours.sort_unstable();
         for (name, value) in ours {
-            let Some(key) = self.key_of_variable(name, value) else { continue };
-            let Some(text) = value.to_str() else {
-                self.errors.push(ConfigError {
-                    source: Some(environment(name)),
-                    key: key.to_owned(),
-                    message: "is not UTF-8".to_owned(),
-                    ..ConfigError::default()
-                });
-                continue;
+            let problem = |key: &str, message: &str, hint| ConfigError {
+                source: Some(environment(name)),
+                key: key.to_owned(),
+                message: message.to_owned(),
+                hint,
+                ..ConfigError::default()
             };
-            if !text.is_empty() {
-                self.tree.set(key, text.to_owned(), Origin::Environment(name.to_owned()));
+            match (meaning(name, value), value.to_str()) {
+                (Variable::Unknown(near), _) => {
+                    let hint =
+                        format!("did you mean {near}? Sections and keys are joined by two underscores");
+                    self.errors.push(problem("", "sets no key", Some(hint)));
+                }
+                (Variable::Foreign, _) | (_, Some("")) => {}
+                (Variable::Key(key), Some(text)) => {
+                    self.tree.set(key, text.to_owned(), Origin::Environment(name.to_owned()));
+                }
+                (Variable::Key(key), None) => self.errors.push(problem(key, "is not UTF-8", None)),
             }
         }
-    }
-
-    fn key_of_variable(&mut self, name: &str, value: &OsString) -> Option<&'static str> {
-        if let Some((_, key)) = NEO4J_VARIABLES.iter().find(|(known, _)| *known == name) {
-            return Some(key);
-        }
-        if !name.starts_with(PREFIX) || NOT_KEYS.contains(&name) || is_service_link(name, value) {
-            return None;
-        }
-        let found = keys().iter().find(|key| key.variable() == name);
-        if found.is_none() {
-            let variables: Vec<String> = keys().iter().map(schema::Key::variable).collect();
-            let inside = format!("{name}__");
-            let of_section =
-                variables.iter().find(|variable| variable.starts_with(&inside)).map(String::as_str);
-            let near = of_section
-                .or_else(|| Some(nearest(name, variables.iter().map(String::as_str))?.0))
-                .unwrap_or("");
-            self.errors.push(ConfigError {
-                source: Some(environment(name)),
-                message: "sets no key".to_owned(),
-                hint: Some(format!("did you mean {near}? Sections and keys are joined by two underscores")),
-                ..ConfigError::default()
-            });
-        }
-        found.map(|key| key.path.as_str())
     }
 
     fn command_line(&mut self, overrides: &[Override]) {
@@ -267,7 +246,7 @@ impl Loader {
                 file: self.file.clone(),
                 line: *line,
                 column: *column,
-                excerpt: self.excerpt(*line),
+                excerpt: excerpt(&self.text, *line),
                 ..error
             },
             Some(Origin::Environment(name)) => ConfigError { source: Some(environment(name)), ..error },
@@ -346,24 +325,6 @@ impl Loader {
         };
         keys().iter().filter_map(origin).collect()
     }
-
-    /// A line of the file to show, without anything that is or may be a secret.
-    fn excerpt(&self, line: usize) -> Option<String> {
-        let lines: Vec<&str> = self.text.lines().take(line).collect();
-        let shown = lines.get(line.checked_sub(1)?)?.trim_end();
-        if shown.trim().is_empty() {
-            return None;
-        }
-        // A secret may also be a block of lines below its key: then the nearest line with less indentation is the key.
-        let depth = |line: &str| line.len() - line.trim_start().len();
-        let mut above = lines.iter().rev().skip(1).filter(|line| !line.trim().is_empty());
-        let parent = above.find(|line| depth(line) < depth(shown)).map_or("", |line| line.trim_start());
-        let parent_is_secret = known_secret(parent.split(':').next().unwrap_or_default());
-        if parent_is_secret {
-            return None;
-        }
-        Some(without_values(shown))
-    }
 }
 
 fn environment(name: &str) -> String {
@@ -372,33 +333,6 @@ fn environment(name: &str) -> String {
 
 fn command_line(flag: &str) -> String {
     format!("{COMMAND_LINE} {flag}")
-}
-
-/// A key whose value must not be shown, also if it is misspelt.
-fn known_secret(name: &str) -> bool {
-    let name = name.trim_matches([' ', '"', '\'', '-', '{', ',']);
-    let secrets = keys().iter().filter(|key| key.secret).filter_map(|key| key.path.rsplit('.').next());
-    meant(name, secrets).is_some()
-}
-
-/// A line with what follows a secret's key replaced, and credentials in URIs too.
-fn without_values(line: &str) -> String {
-    for (index, _) in line.match_indices(':') {
-        let name = line[..index].rsplit(['{', ',', ' ']).next().unwrap_or_default();
-        // A section of secrets that is one value is most likely one of them.
-        let value = line[index + 1..].trim_start();
-        let stray = name == "auth" && !value.is_empty() && !value.starts_with(['{', '[', '#']);
-        if stray || known_secret(name) {
-            return format!("{}: ***", &line[..index]);
-        }
-    }
-    match line.split_once("://") {
-        Some((before, after)) if after.contains('@') => {
-            let host = after.rsplit_once('@').map_or("", |(_, host)| host);
-            format!("{before}://***@{host}")
-        }
-        _ => line.to_owned(),
-    }
 }
 
 /// What to write instead of a key that does not exist.
@@ -419,20 +353,6 @@ fn instead_of(path: &str, known: &[&str]) -> String {
         None if section.is_empty() => format!("the sections are {}", known.join(", ")),
         None => format!("the keys of `{section}` are {}", known.join(", ")),
     }
-}
-
-/// Kubernetes gives every pod such variables for each service; one named `sidebolt…` must not break the start.
-fn is_service_link(name: &str, value: &OsString) -> bool {
-    let is_port = |rest: &str| {
-        let mut parts = rest.splitn(3, '_');
-        let number = parts.next().is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-        number && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
-    };
-    name.ends_with("_SERVICE_HOST")
-        || name.ends_with("_SERVICE_PORT")
-        || name.contains("_SERVICE_PORT_")
-        || name.split_once("_PORT_").is_some_and(|(_, rest)| is_port(rest))
-        || (name.ends_with("_PORT") && value.to_str().is_some_and(|value| value.contains("://")))
 }
 
 /// Reads a small UTF-8 file; the message says why not.

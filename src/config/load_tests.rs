@@ -138,7 +138,7 @@ listen: {address: localhost:1, websocket: off, max_login_message: 16MB, max_conn
 pool: {lifetime_jitter: 0, idle_timeout: 1h 30m}
 admin: {address: off}
 log: {level: debug, format: json}
-auth: {username: 0123}
+auth: {username: 0123, password: 1e999}
 upstream: {uri: 'neo4j://[::1]?region=eu', fetch_size: -1, read_timeout: 0}
 ";
     let config = given(yaml, &[], &[]).config();
@@ -148,6 +148,7 @@ upstream: {uri: 'neo4j://[::1]?region=eu', fetch_size: -1, read_timeout: 0}
     assert_eq!((config.pool.lifetime_jitter, config.pool.idle_timeout.as_secs()), (0.0, 5400));
     assert_eq!((config.admin.address, config.log.format), (None, LogFormat::Json));
     assert_eq!(config.auth.username.as_deref(), Some("0123"));
+    assert_eq!(config.auth.password, Some(Secret("1e999".to_owned())));
     assert_eq!((config.upstream.fetch_size, config.upstream.read_timeout), (-1, Duration::ZERO));
 }
 
@@ -188,13 +189,8 @@ fn every_key_can_be_set_by_the_environment_and_the_command_line() {
         let overrides = environment
             .iter()
             .map(|(name, value)| {
-                let known = keys().iter().find(|key| key.variable() == *name).map(|key| key.path.clone());
-                let neo4j = NEO4J_VARIABLES
-                    .iter()
-                    .find(|(variable, _)| variable == name)
-                    .map(|(_, key)| (*key).to_owned());
-                let key = known.or(neo4j).expect("a known variable");
-                Override { flag: "--set".to_owned(), key, value: value.clone() }
+                let Variable::Key(key) = meaning(name, value.as_ref()) else { panic!("{name} sets no key") };
+                Override { flag: "--set".to_owned(), key: key.to_owned(), value: value.clone() }
             })
             .collect();
         let by_flag = Config::load(&Sources { overrides, ..Sources::default() });
@@ -353,6 +349,49 @@ fn files_that_cannot_be_read_say_why() {
     assert_eq!(with_file("latin"), format!("latin: cannot be read: it is not UTF-8{hint}"));
     given.write("big", &"#\n".repeat(1 << 20));
     assert_eq!(with_file("big"), format!("big: cannot be read: 2097152 bytes is more than 1048576{hint}"));
+}
+
+#[test]
+fn damaged_files_never_panic() {
+    let shipped: Vec<char> = include_str!("../../proxy.yaml").chars().filter(|c| *c != '#').collect();
+    let pieces: Vec<char> = "{}[]:,-&*!|>'\"%@`#?~\t\n ä€😀\u{0}\u{feff}0o1e.".chars().collect();
+    let mut random = fastrand::Rng::with_seed(7);
+    let given = given("", &[], &[]);
+    let mut refused = 0;
+    for _ in 0..2000 {
+        let from = random.usize(..shipped.len());
+        let mut text: Vec<char> = shipped.iter().skip(from).take(random.usize(..600)).copied().collect();
+        for _ in 0..random.usize(..6) {
+            let at = random.usize(..=text.len());
+            text.insert(at, pieces[random.usize(..pieces.len())]);
+        }
+        given.write("proxy.yaml", &text.iter().collect::<String>());
+        refused +=
+            usize::from(Config::load(&given.sources).is_err_and(|errors| !errors.to_string().is_empty()));
+    }
+    assert!(refused > 1000, "{refused}");
+}
+
+#[test]
+fn hostile_files_are_refused_in_time() {
+    let bomb = "a: &a [x, x, x, x]\n".to_owned()
+        + &(b'b'..b'z')
+            .map(|c| format!("{}: &{0} [*{1}, *{1}, *{1}, *{1}]\n", c as char, (c - 1) as char))
+            .collect::<String>();
+    let cases = [
+        "[".repeat(100_000),
+        "{a: ".repeat(100_000),
+        "- ".repeat(100_000),
+        format!("{}: 1\n", "k".repeat(500_000)),
+        format!("pool: {{min_idle: {}}}\n", "9".repeat(500_000)),
+        (0..200).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect(),
+        bomb,
+    ];
+    for yaml in cases {
+        let report = given(&yaml, &[], &[]).errors();
+        assert!(report != "accepted", "{}…: {report}", &yaml[..20]);
+        assert!(report.len() < 1000, "{report}");
+    }
 }
 
 /// Each case: what is given (lines `$ NAME=value` are variables, `--set key=value` overrides, the rest is the file), then

@@ -10,9 +10,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+mod environment;
 mod error;
+mod excerpt;
 mod load;
+mod read;
+pub mod reload;
 mod schema;
+mod show;
 mod tree;
 mod units;
 pub mod uri;
@@ -105,7 +110,7 @@ pub struct ListenTls {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// `bolt://`, `bolt+s://`, `bolt+ssc://`, `neo4j://`, `neo4j+s://` or `neo4j+ssc://` host[:port].
+    /// `bolt://`, `bolt+s://`, `bolt+ssc://`, `neo4j://`, `neo4j+s://` or `neo4j+ssc://`, then `host` or `host:port`.
     #[schemars(extend("x-restart" = true))]
     pub uri: String,
     /// PEM file with the CAs to trust for `+s`, instead of the system's.
@@ -223,7 +228,7 @@ pub struct Limits {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Address and port; none = no admin port.
+    /// Address and port, or `off` for no admin port.
     #[serde(with = "OptionalAddress")]
     #[schemars(extend("x-restart" = true))]
     pub address: Option<SocketAddr>,

@@ -189,6 +189,15 @@ fn leaf(schema: &Value, path: String) -> Key {
     }
 }
 
+/// The value at a dotted path of a configuration in JSON, as it would be written; none = not set.
+pub(super) fn lookup(values: &Value, path: &str) -> Option<String> {
+    match path.split('.').try_fold(values, |value, name| value.get(name))? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
 /// The words of an enum, whether its variants are documented or not.
 fn choices(schema: &Value) -> Vec<String> {
     let words = |list: &Value| -> Vec<String> {

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use serde_json::Value as Json;
-
-use super::schema::{Key, keys};
+use super::schema::{Key, keys, lookup};
 use super::tree::{Node, Origin};
 use super::units::{parse_duration, parse_size};
 use super::uri::{TlsTrust, UpstreamUri, host_and_port};
@@ -280,14 +278,6 @@ pub(super) fn reason(error: &std::io::Error) -> String {
         ErrorKind::PermissionDenied => "permission denied".to_owned(),
         ErrorKind::IsADirectory => "is not a file".to_owned(),
         _ => error.to_string(),
-    }
-}
-
-fn lookup(values: &Json, path: &str) -> Option<String> {
-    match path.split('.').try_fold(values, |value, name| value.get(name))? {
-        Json::Null => None,
-        Json::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::{Instant, Sleep};
 
 pub(crate) use registry::{Pin, Registration, Registry};
 
-use crate::buffers::{Buffers, make_room};
+use crate::buffers::{Buffers, Inbox};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::transport::Transport;
@@ -48,6 +48,8 @@ pub(crate) struct Arrival {
     pub(crate) peer: SocketAddr,
     /// The address it connected to.
     pub(crate) local: SocketAddr,
+    /// When it was accepted.
+    pub(crate) since: Instant,
 }
 
 /// Why a session ends. Every way out of it goes through here.
@@ -89,7 +91,7 @@ pub(crate) struct Session {
     shared: Arc<Shared>,
     client: Transport,
     /// What the client has sent and was not acted on.
-    inbuf: BytesMut,
+    inbuf: Inbox,
     /// Own answers, due before anything that comes from upstream.
     outbuf: BytesMut,
     messages: MessageScanner,
@@ -175,7 +177,7 @@ impl Session {
     /// Waits for the client's next request while nothing is open. Holds no buffer meanwhile.
     async fn rest(&mut self) -> Step {
         if self.inbuf.is_empty() {
-            self.shared.buffers.give(std::mem::take(&mut self.inbuf));
+            self.shared.buffers.give(self.inbuf.take());
         }
         if self.outbuf.is_empty() && self.outbuf.capacity() > 0 {
             self.shared.buffers.give(std::mem::take(&mut self.outbuf));
@@ -195,15 +197,7 @@ impl Session {
 
     /// Reads what the client has sent. A buffer is taken when there is something to read.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        if self.inbuf.capacity() == 0 {
-            match self.client.poll_readable(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::ClientGone)),
-                Poll::Ready(Ok(())) => self.inbuf = self.shared.buffers.take(),
-            }
-        }
-        make_room(&mut self.inbuf);
-        match tokio_util::io::poll_read_buf(Pinned::new(&mut self.client), cx, &mut self.inbuf) {
+        match self.inbuf.poll_fill(&mut self.client, cx, &self.shared.buffers) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(End::ClientGone)),
             Poll::Ready(Ok(read)) => {

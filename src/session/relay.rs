@@ -106,9 +106,7 @@ impl Session {
                 send(&mut self.client, bytes, limit).await?;
                 connection.inbuf.advance(delivery.verbatim);
             }
-            if connection.inbuf.is_empty() {
-                self.shared.buffers.give(std::mem::take(&mut connection.inbuf));
-            }
+            connection.inbuf.rest(&self.shared.buffers);
             return Ok(());
         }
         let bytes = self.end_exchange();
@@ -124,7 +122,7 @@ impl Session {
     fn end_exchange(&mut self) -> BytesMut {
         let Some(mut lease) = self.lease.take() else { return BytesMut::new() };
         let connection = lease.connection_mut();
-        let bytes = std::mem::take(&mut connection.inbuf);
+        let bytes = connection.inbuf.take();
         if std::mem::take(&mut self.condemned) {
             lease.discard()
         } else {
@@ -220,7 +218,8 @@ impl Session {
             principal.doubt();
         }
         // After a malformed or illegal request the servers go on differently, so what follows is left to them, on this connection.
-        if code.starts_with("Neo.ClientError.Request.") && self.machine.state() != State::Interrupted {
+        let malformed = code.starts_with("Neo.ClientError.Request.") || self.exchange.tag == Tag::TELEMETRY;
+        if malformed && self.machine.state() != State::Interrupted {
             self.machine.hold();
             self.condemned = true;
         }

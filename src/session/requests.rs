@@ -5,12 +5,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
 use bolt_wire::message::{Begin, Run};
 use bolt_wire::packstream::{MapEdit, MapView};
 use bolt_wire::scan::Passage;
 use bolt_wire::server::{State, Verdict};
+use bolt_wire::version::NotificationFilter;
+use bolt_wire::{Tag, Version};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
@@ -18,12 +19,18 @@ use super::{End, Exchange, Session, Step, login, send};
 use crate::failure::Refusal;
 use crate::upstream::{Access, ConnectError, Key, Lease, Need};
 
-/// HELLO's keys that filter notifications; RUN and BEGIN take them too.
-pub(super) const FILTER_KEYS: [&str; 3] = [
-    "notifications_minimum_severity",
-    "notifications_disabled_categories",
-    "notifications_disabled_classifications",
-];
+/// The keys that filter notifications in `version`, in HELLO, RUN and BEGIN.
+pub(super) fn filter_keys(version: Version) -> &'static [&'static str] {
+    match version.features().notification_filter {
+        NotificationFilter::None => &[],
+        NotificationFilter::Categories => {
+            &["notifications_minimum_severity", "notifications_disabled_categories"]
+        }
+        NotificationFilter::Classifications => {
+            &["notifications_minimum_severity", "notifications_disabled_classifications"]
+        }
+    }
+}
 
 /// A message as it stands at the start of `inbuf`.
 #[derive(Clone, Copy)]
@@ -39,7 +46,11 @@ impl Session {
         loop {
             match self.messages.scan(&self.inbuf) {
                 Found::Noop => self.inbuf.advance(2),
-                Found::Partial => return self.large_request().await,
+                Found::Partial => {
+                    if !self.large_request().await? {
+                        return Ok(());
+                    }
+                }
                 Found::Message(extent) => {
                     let Some(tag) = chunk::peek_tag(&self.inbuf) else { return Err(End::Closed) };
                     if !self.take(Message { tag, extent }).await? {
@@ -264,14 +275,14 @@ impl Session {
         Ok(true)
     }
 
-    /// A message whose end has not come: waited for, unless it is too large to be held. Then it streams through.
-    async fn large_request(&mut self) -> Step {
+    /// A message whose end has not come: waited for, unless it is too large to be held. Then it streams through (true).
+    async fn large_request(&mut self) -> Step<bool> {
         if self.inbuf.len() < self.shared.config.load().limits.max_inspected_request {
-            return Ok(());
+            return Ok(false);
         }
-        let Some(tag) = chunk::peek_tag(&self.inbuf) else { return Ok(()) };
+        let Some(tag) = chunk::peek_tag(&self.inbuf) else { return Ok(false) };
         match self.machine.judge(tag) {
-            Verdict::Wait => Ok(()),
+            Verdict::Wait => return Ok(false),
             Verdict::Start => {
                 self.begin_exchange(tag);
                 // Its extra cannot be seen before its parameters are through: it may write, most likely to the database of the last
@@ -279,19 +290,22 @@ impl Session {
                 let access = Access { write: true, route: false, ..self.access.clone() };
                 let key = self.key_with_filter();
                 match Box::pin(self.lease_for(&access, Some(key))).await? {
-                    Some(lease) => self.adopt(lease),
-                    None => return self.swallow(tag).await,
+                    Some(lease) => {
+                        self.adopt(lease);
+                        Box::pin(self.stream_up(tag)).await?;
+                    }
+                    None => self.swallow().await?,
                 }
-                Box::pin(self.stream_up(tag)).await
             }
-            Verdict::Continue => Box::pin(self.stream_up(tag)).await,
+            Verdict::Continue => Box::pin(self.stream_up(tag)).await?,
             Verdict::Ignore => {
                 self.put_ignored();
-                self.swallow(tag).await
+                self.swallow().await?;
             }
             // Nothing else has a megabyte to say.
-            _ => Err(End::Closed),
+            _ => return Err(End::Closed),
         }
+        Ok(true)
     }
 
     /// Sends a request on in pieces, as it comes.
@@ -338,7 +352,7 @@ impl Session {
     }
 
     /// Reads the rest of a large message that goes nowhere.
-    async fn swallow(&mut self, _tag: Tag) -> Step {
+    async fn swallow(&mut self) -> Step {
         let limit = self.shared.config.load().listen.write_timeout;
         self.flush_client().await?;
         let mut passage = Passage::default();
@@ -396,7 +410,9 @@ fn queue_filtered(
     for (key, value) in filter.iter() {
         edit.add(key, |out| out.put_slice(value));
     }
-    let own = |extra: &MapView<'_>| FILTER_KEYS.iter().any(|key| extra.get(key).is_some());
+    // Either key replaces both of HELLO's; the name that another version has for a key means nothing.
+    let known = filter_keys(connection.key.version);
+    let own = |extra: &MapView<'_>| known.iter().any(|key| extra.get(key).is_some());
     match tag {
         Tag::RUN => {
             let Some(run) = Run::parse(payload).ok().filter(|run| !own(&run.extra)) else { return false };

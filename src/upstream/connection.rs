@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::key::Key;
 use super::principal::Principal;
-use crate::buffers::{Buffers, make_room};
+use crate::buffers::{Buffers, Inbox};
 use crate::transport::Transport;
 
 /// A connection to Neo4j that is logged in.
@@ -26,7 +26,7 @@ pub(crate) struct Connection {
     /// Which answers are due, and whether it is clean.
     pub(crate) machine: Client,
     /// What has come and not been taken away.
-    pub(crate) inbuf: BytesMut,
+    pub(crate) inbuf: Inbox,
     outbuf: BytesMut,
     scanner: Scanner,
     messages: MessageScanner,
@@ -60,7 +60,7 @@ impl Connection {
         Self {
             transport,
             machine: Client::default(),
-            inbuf: BytesMut::new(),
+            inbuf: Inbox::default(),
             outbuf: BytesMut::new(),
             scanner: Scanner::default(),
             messages: MessageScanner::default(),
@@ -129,13 +129,7 @@ impl Connection {
 
     /// Reads what has come; zero bytes are an error, because a server never half-closes.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, buffers: &Buffers) -> Poll<io::Result<usize>> {
-        if self.inbuf.capacity() == 0 {
-            // Do not hold a buffer while nothing comes.
-            ready!(self.transport.poll_readable(cx))?;
-            self.inbuf = buffers.take();
-        }
-        make_room(&mut self.inbuf);
-        let read = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.inbuf))?;
+        let read = ready!(self.inbuf.poll_fill(&mut self.transport, cx, buffers))?;
         if read == 0 { Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())) } else { Poll::Ready(Ok(read)) }
     }
 
@@ -160,11 +154,6 @@ impl Connection {
     /// True if the other side has closed the connection or said something unasked.
     pub(crate) fn is_stale(&mut self) -> bool {
         !self.inbuf.is_empty() || self.transport.is_stale()
-    }
-
-    /// Becomes ready when the server closes the connection or says something, while no answer is due.
-    pub(crate) fn poll_unasked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.transport.poll_readable(cx).map(|_| ())
     }
 
     /// True if it can be lent again, perhaps after the RESET that `settle` sends.
@@ -219,9 +208,7 @@ impl Connection {
             }
             std::future::poll_fn(|cx| self.poll_fill(cx, buffers)).await?;
         }
-        if self.inbuf.is_empty() {
-            buffers.give(std::mem::take(&mut self.inbuf));
-        }
+        self.inbuf.rest(buffers);
         Ok(())
     }
 

@@ -16,3 +16,10 @@ pub(crate) struct Key {
     /// Up to 5.0, where a connection cannot change its user: the principal.
     pub(crate) principal: Option<[u8; 32]>,
 }
+
+impl Key {
+    /// The usual kind of connection.
+    pub(crate) fn plain(version: Version) -> Self {
+        Self { version, utc: false, routing: None, filter: None, principal: None }
+    }
+}

@@ -2,6 +2,7 @@
 
 mod connect;
 mod connection;
+mod dial;
 mod key;
 mod pool;
 mod principal;
@@ -11,20 +12,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bolt_wire::Version;
 use bolt_wire::packstream::MapView;
 use parking_lot::Mutex;
 
 pub(crate) use connect::{ConnectError, Connector, Greeting};
 pub(crate) use connection::{Connection, Next};
+pub(crate) use dial::Dialer;
 pub(crate) use key::Key;
 pub(crate) use pool::{Lease, Pool};
 pub(crate) use principal::{Identities, Principal};
 pub(crate) use routing::Fault;
 
 use crate::buffers::Buffers;
-use crate::config::{Config, UpstreamUri};
+use crate::config::UpstreamUri;
 use crate::metrics::Metrics;
 use routing::{Role, Router};
 
@@ -84,15 +85,16 @@ impl Upstream {
     /// What `upstream.uri` names.
     pub(crate) fn new(
         uri: &UpstreamUri,
-        config: &Arc<ArcSwap<Config>>,
+        dialer: &Arc<Dialer>,
         buffers: &Arc<Buffers>,
         metrics: &Arc<Metrics>,
     ) -> Self {
         let servers = if uri.routing {
-            Servers::Routed(Router::new(uri, config, buffers, metrics))
+            Servers::Routed(Router::new(uri, dialer, buffers, metrics))
         } else {
-            let connector = Connector::new(&uri.host, uri.port, Arc::clone(config));
-            let (config, buffers, metrics) = (Arc::clone(config), Arc::clone(buffers), Arc::clone(metrics));
+            let connector = Connector::new(&uri.host, uri.port, Arc::clone(dialer));
+            let (config, buffers, metrics) =
+                (Arc::clone(&dialer.config), Arc::clone(buffers), Arc::clone(metrics));
             Servers::One(Pool::new(connector, config, buffers, metrics))
         };
         Self { servers, homes: Mutex::default() }
@@ -123,6 +125,18 @@ impl Upstream {
         match &self.servers {
             Servers::One(pool) => pool.fresh(key, principal).await,
             Servers::Routed(router) => router.fresh(key, principal).await,
+        }
+    }
+
+    /// Neo4j's answer to a client's own HELLO; `None` if it only closes.
+    pub(crate) async fn greet(
+        &self,
+        version: Version,
+        hello: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConnectError> {
+        match &self.servers {
+            Servers::One(pool) => pool.greet(version, hello).await,
+            Servers::Routed(router) => router.seed().greet(version, hello).await,
         }
     }
 

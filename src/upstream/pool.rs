@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Need;
 use super::connect::{ConnectError, Connector, Greeting};
 use super::connection::Connection;
 use super::key::Key;
 use super::principal::Principal;
+use super::{Access, Need};
 use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::failure::Refusal;
@@ -35,11 +35,17 @@ pub(crate) struct Pool {
     lent: AtomicUsize,
     /// Seconds; 0 = not heard yet.
     recv_timeout: AtomicU64,
+    /// The kind of connection that clients asked for last: what is kept warm.
+    warm_key: Mutex<Option<Arc<Key>>>,
 }
 
 #[derive(Default)]
 struct Inner {
     /// Given back last stands last and is lent first.
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection moves between pool, lease and waiters: boxed, it moves as a pointer"
+    )]
     idle: Vec<Box<Connection>>,
     /// Connections that exist or are being made.
     open: usize,
@@ -88,6 +94,7 @@ impl Pool {
             offered: Mutex::default(),
             lent: AtomicUsize::new(0),
             recv_timeout: AtomicU64::new(0),
+            warm_key: Mutex::default(),
         })
     }
 
@@ -194,15 +201,7 @@ impl Pool {
         key: &Arc<Key>,
         principal: Option<&Arc<Principal>>,
     ) -> Result<Lease, ConnectError> {
-        let started = Instant::now();
-        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
-        let slot = match self.obtain(None, started, deadline).await? {
-            Handover::Slot(slot) => slot,
-            Handover::Connection(connection, slot) => {
-                connection.close().await;
-                slot
-            }
-        };
+        let slot = self.obtain_slot().await?;
         let mut lease = self.connect(slot, key, principal).await?;
         if let Some(principal) = principal
             && key.version.features().reauth
@@ -210,6 +209,29 @@ impl Pool {
             self.connector.log_on(lease.connection_mut(), principal, &self.buffers).await?;
         }
         Ok(lease)
+    }
+
+    /// Neo4j's answer to a client's own HELLO; `None` if it only closes. Counts as a connection while it lasts.
+    pub(crate) async fn greet(
+        self: &Arc<Self>,
+        version: Version,
+        hello: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConnectError> {
+        let _slot = self.obtain_slot().await?;
+        Ok(self.connector.greet(version, hello).await?)
+    }
+
+    /// The right to make a connection that is not lent from the pool.
+    async fn obtain_slot(self: &Arc<Self>) -> Result<Slot, ConnectError> {
+        let started = Instant::now();
+        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
+        match self.obtain(None, started, deadline).await? {
+            Handover::Slot(slot) => Ok(slot),
+            Handover::Connection(connection, slot) => {
+                connection.close().await;
+                Ok(slot)
+            }
+        }
     }
 
     /// The receive time-out that the server advertised last; none before any connection was made.
@@ -341,6 +363,9 @@ impl Pool {
 
     /// A new connection for `need`.
     async fn make(self: &Arc<Self>, slot: Slot, need: &Need) -> Result<Lease, ConnectError> {
+        if need.key.principal.is_none() && need.key.filter.is_none() {
+            *self.warm_key.lock() = Some(Arc::clone(&need.key));
+        }
         let mut lease = self.connect(slot, &need.key, Some(&need.principal)).await?;
         if need.key.version.features().reauth {
             self.connector.log_on(lease.connection_mut(), &need.principal, &self.buffers).await?;
@@ -447,6 +472,32 @@ impl Pool {
                 connection.close().await;
                 drop(slot);
             });
+        }
+    }
+
+    /// Makes one connection for `principal` if fewer than `pool.min_idle` are idle. Called once in a while.
+    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>) {
+        let (size, min_idle) = {
+            let pool = &self.config.load().pool;
+            (pool.max_connection_pool_size, pool.min_idle)
+        };
+        let slot = {
+            let mut inner = self.inner.lock();
+            if inner.idle.len() >= min_idle || inner.open >= size || !inner.waiting.is_empty() {
+                return;
+            }
+            inner.open += 1;
+            self.slot()
+        };
+        let Some(version) = self.offered().await.ok().and_then(|offered| offered.iter().max().copied())
+        else {
+            return;
+        };
+        let known = self.warm_key.lock().clone();
+        let key = known.unwrap_or_else(|| Arc::new(Key::plain(version)));
+        let need = Need { key, principal: Arc::clone(principal), access: Access::default() };
+        if let Err(error) = self.make(slot, &need).await {
+            tracing::debug!(address = self.address(), ?error, "An idle connection could not be made.");
         }
     }
 

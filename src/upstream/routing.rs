@@ -30,6 +30,7 @@ use crate::buffers::Buffers;
 use crate::config::{Config, UpstreamUri};
 use crate::failure::Refusal;
 use crate::metrics::Metrics;
+use crate::upstream::Dialer;
 
 /// What a server did that its place in the tables does not agree with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -71,19 +72,24 @@ impl Router {
     /// Knows nothing but what `upstream.uri` names.
     pub(crate) fn new(
         uri: &UpstreamUri,
-        config: &Arc<ArcSwap<Config>>,
+        dialer: &Arc<Dialer>,
         buffers: &Arc<Buffers>,
         metrics: &Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            members: Members::new(&uri.host, uri.port, config, buffers, metrics),
+            members: Members::new(&uri.host, uri.port, dialer, buffers, metrics),
             context: listing::context(uri.routing_context.as_deref()),
             books: RwLock::default(),
             flights: Mutex::default(),
-            config: Arc::clone(config),
+            config: Arc::clone(&dialer.config),
             buffers: Arc::clone(buffers),
             metrics: Arc::clone(metrics),
         })
+    }
+
+    /// The server that `upstream.uri` names.
+    pub(crate) fn seed(&self) -> &Arc<Pool> {
+        &self.members.seed().pool
     }
 
     /// HELLO's routing context of every upstream connection, without the address.

@@ -42,8 +42,17 @@ impl<'a> MapView<'a> {
 
     /// Keys and the bytes of their values, in the order of the wire.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+        self.entries().map(|entry| (entry.key, entry.value))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry<'a>> + use<'a> {
         let mut walker = Walker::new(self.body);
-        std::iter::from_fn(move || Some((walker.string().ok()?, walker.value().ok()?)))
+        std::iter::from_fn(move || {
+            let start = walker.rest();
+            let (key, value) = (walker.string().ok()?, walker.value().ok()?);
+            let whole = start.get(..start.len() - walker.rest().len())?;
+            Some(Entry { key, value, whole })
+        })
     }
 
     /// The bytes of the value of `key`; of the last one if the key is repeated.
@@ -81,6 +90,14 @@ impl<'a> MapView<'a> {
     }
 }
 
+/// One entry of a map.
+struct Entry<'a> {
+    key: &'a str,
+    value: &'a [u8],
+    /// Key and value as they are on the wire: a key, too, has several legal forms.
+    whole: &'a [u8],
+}
+
 /// A change to a map: keys that go and encoded entries that come. Everything else is copied as it is.
 #[derive(Debug, Default)]
 pub struct MapEdit<'a> {
@@ -105,12 +122,9 @@ impl<'a> MapEdit<'a> {
 
     /// Appends the changed map.
     pub fn apply(&self, map: &MapView<'_>, out: &mut BytesMut) {
-        let stays = |key: &str| !self.remove.contains(&key);
-        encode::map_header(map.iter().filter(|(key, _)| stays(key)).count() + self.count, out);
-        for (key, value) in map.iter().filter(|(key, _)| stays(key)) {
-            encode::string(key, out);
-            out.put_slice(value);
-        }
+        let staying = || map.entries().filter(|entry| !self.remove.contains(&entry.key));
+        encode::map_header(staying().count() + self.count, out);
+        staying().for_each(|entry| out.put_slice(entry.whole));
         out.put_slice(&self.added);
     }
 }

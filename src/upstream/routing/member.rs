@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bolt_wire::message::Summary;
 use parking_lot::{Mutex, RwLock};
 use tokio::net::lookup_host;
@@ -14,9 +13,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::listing::Address;
 use crate::buffers::Buffers;
-use crate::config::Config;
 use crate::failure::Refusal;
 use crate::metrics::Metrics;
+use crate::upstream::Dialer;
 use crate::upstream::Need;
 use crate::upstream::connect::{ConnectError, Connector};
 use crate::upstream::key::Key;
@@ -220,7 +219,7 @@ pub(super) struct Members {
     /// Behind the seed's name, if there is more than one.
     by_ip: Mutex<HashMap<IpAddr, Arc<Member>>>,
     by_address: RwLock<HashMap<Address, Arc<Member>>>,
-    config: Arc<ArcSwap<Config>>,
+    dialer: Arc<Dialer>,
     buffers: Arc<Buffers>,
     metrics: Arc<Metrics>,
 }
@@ -230,12 +229,12 @@ impl Members {
     pub(super) fn new(
         host: &str,
         port: u16,
-        config: &Arc<ArcSwap<Config>>,
+        dialer: &Arc<Dialer>,
         buffers: &Arc<Buffers>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let connector = Connector::new(host, port, Arc::clone(config));
-        let pool = Pool::new(connector, Arc::clone(config), Arc::clone(buffers), Arc::clone(metrics));
+        let connector = Connector::new(host, port, Arc::clone(dialer));
+        let pool = Pool::new(connector, Arc::clone(&dialer.config), Arc::clone(buffers), Arc::clone(metrics));
         let seed = Member::new(pool);
         let address = Address { host: host.to_ascii_lowercase().into(), port };
         Self {
@@ -244,7 +243,7 @@ impl Members {
             seed_host: host.to_owned(),
             seed_port: port,
             by_ip: Mutex::default(),
-            config: Arc::clone(config),
+            dialer: Arc::clone(dialer),
             buffers: Arc::clone(buffers),
             metrics: Arc::clone(metrics),
         }
@@ -268,19 +267,19 @@ impl Members {
             tracing::warn!(%address, most = MAX_MEMBERS, "A server is ignored: too many are listed.");
             return None;
         }
-        let member = self.member(Connector::new(&address.host, address.port, Arc::clone(&self.config)));
+        let member = self.member(Connector::new(&address.host, address.port, Arc::clone(&self.dialer)));
         known.insert(address.clone(), Arc::clone(&member));
         Some(member)
     }
 
     fn member(&self, connector: Connector) -> Arc<Member> {
-        let (config, buffers, metrics) = (&self.config, &self.buffers, &self.metrics);
+        let (config, buffers, metrics) = (&self.dialer.config, &self.buffers, &self.metrics);
         Member::new(Pool::new(connector, Arc::clone(config), Arc::clone(buffers), Arc::clone(metrics)))
     }
 
     /// Each server behind the seed's name, if there are several: the seed itself has tried only as many as it needed.
     pub(super) async fn behind_seed(&self) -> Vec<Arc<Member>> {
-        let limit = self.config.load().upstream.connection_timeout;
+        let limit = self.dialer.config.load().upstream.connection_timeout;
         let found = timeout(limit, lookup_host((self.seed_host.as_str(), self.seed_port))).await;
         let Ok(Ok(found)) = found else { return Vec::new() };
         self.at_ips(found.map(|address| address.ip()).take(MAX_SEEDS).collect())
@@ -296,7 +295,7 @@ impl Members {
         known.retain(|ip, _| ips.contains(ip));
         ips.into_iter()
             .map(|ip| {
-                let connect = || Connector::at(&self.seed_host, self.seed_port, ip, Arc::clone(&self.config));
+                let connect = || Connector::at(&self.seed_host, self.seed_port, ip, Arc::clone(&self.dialer));
                 Arc::clone(known.entry(ip).or_insert_with(|| self.member(connect())))
             })
             .collect()

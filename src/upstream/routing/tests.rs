@@ -140,7 +140,8 @@ impl Cluster {
         let uri = UpstreamUri::parse(&config.upstream.uri).unwrap();
         let metrics = Arc::new(Metrics::new());
         let config = Arc::new(ArcSwap::from_pointee(config));
-        (Upstream::new(&uri, &config, &Arc::default(), &metrics), metrics)
+        let dialer = Dialer::new(&uri, &config).unwrap();
+        (Upstream::new(&uri, &dialer, &Arc::default(), &metrics), metrics)
     }
 }
 
@@ -645,8 +646,9 @@ fn table(upstream: &Upstream, need: &Need) -> Arc<Table> {
 
 #[tokio::test(start_paused = true)]
 async fn a_table_ages() {
-    let config = Arc::new(ArcSwap::from_pointee(Config::default()));
-    let members = Members::new("db.invalid", 1, &config, &Arc::default(), &Arc::new(Metrics::new()));
+    let uri = UpstreamUri::parse("neo4j://db.invalid:1").unwrap();
+    let dialer = Dialer::new(&uri, &Arc::new(ArcSwap::from_pointee(Config::default()))).unwrap();
+    let members = Members::new("db.invalid", 1, &dialer, &Arc::default(), &Arc::new(Metrics::new()));
     let seed = || vec![Arc::clone(members.seed())];
     let ttl = Duration::from_secs(100);
     assert!(Table::new("x", ttl, [vec![], vec![], seed()]).is_none(), "nobody takes requests");
@@ -1138,9 +1140,10 @@ async fn each_server_behind_the_seeds_name_is_asked() {
     let second = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
     let cluster = Cluster::start(0).await;
     let nodes = [node(first, &cluster.script), node(second, &cluster.script)];
+    let uri = UpstreamUri::parse(&format!("neo4j://db.invalid:{port}")).unwrap();
     let router = Router::new(
-        &UpstreamUri::parse(&format!("neo4j://db.invalid:{port}")).unwrap(),
-        &Arc::new(ArcSwap::from_pointee(Config::default())),
+        &uri,
+        &Dialer::new(&uri, &Arc::new(ArcSwap::from_pointee(Config::default()))).unwrap(),
         &Arc::default(),
         &Arc::new(Metrics::new()),
     );

@@ -1,0 +1,7 @@
+//! What the tests share: clients, peers, servers, deadlines.
+
+pub mod message;
+pub mod neo4j;
+pub mod raw_client;
+pub mod sidebolt;
+pub mod wait;
