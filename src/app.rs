@@ -199,9 +199,9 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
             let config = shared.config.load_full();
             for pool in shared.upstream.pools() {
                 pool.sweep();
-                if config.pool.min_idle > 0 {
-                    pool.warm(&shared.identities.service(&config.auth)).await;
-                }
+            }
+            if config.pool.min_idle > 0 {
+                shared.upstream.warm(&shared.identities.service(&config.auth)).await;
             }
             let trouble = shared.upstream.look().await;
             if !shared.registry.is_ending() {

@@ -87,11 +87,6 @@ impl Router {
         })
     }
 
-    /// The server that `upstream.uri` names.
-    pub(crate) fn seed(&self) -> &Arc<Pool> {
-        &self.members.seed().pool
-    }
-
     /// HELLO's routing context of every upstream connection, without the address.
     pub(crate) fn context(&self) -> &[u8] {
         &self.context
@@ -156,6 +151,40 @@ impl Router {
     ) -> Result<Lease, ConnectError> {
         let deadline = Instant::now() + self.config.load().pool.connection_acquisition_timeout;
         self.anybody(Want::Fresh(key, principal), deadline).await
+    }
+
+    /// The answer to a client's own HELLO of the first server that can be reached; `None` if it only closes.
+    pub(crate) async fn greet(
+        &self,
+        version: Version,
+        hello: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConnectError> {
+        let mut last = None;
+        for member in self.routers() {
+            match member.pool.greet(version, hello).await {
+                Err(error @ ConnectError::Refused(Refusal::Unreachable { .. })) => last = Some(error),
+                answer => return answer,
+            }
+        }
+        Err(last.unwrap_or_else(|| self.nowhere().into()))
+    }
+
+    /// Keeps `pool.min_idle` connections to each listed server ready, and before that the table of the home database.
+    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>) {
+        let Some(version) = self.offered().await.and_then(|offered| offered.iter().max().copied()) else {
+            return;
+        };
+        let key = Arc::new(Key { routing: Some(self.context.clone()), ..Key::plain(version) });
+        let need = Need { key, principal: Arc::clone(principal), access: Access::default() };
+        if matches!(self.books.read().known(&need, Instant::now()), Known::Nothing) {
+            let home = self.books.read().target(&need);
+            self.fly(home, &need);
+        }
+        for member in self.members.all() {
+            if self.books.read().lists(&member) && !member.is_down() {
+                member.warm(principal, &self.context);
+            }
+        }
     }
 
     /// A server contradicted the tables: it leaves them, and they are fetched anew with the next request.

@@ -304,6 +304,11 @@ impl Books {
         self.homes.retain(|_, home| home.ends > now);
     }
 
+    /// True if a table lists this member.
+    pub(super) fn lists(&self, member: &Arc<Member>) -> bool {
+        self.tables.values().any(|table| table.members().any(|listed| Arc::ptr_eq(listed, member)))
+    }
+
     /// All members that are listed.
     pub(super) fn listed(&self) -> HashSet<*const Member> {
         let tables = self.tables.values().flat_map(|table| table.members());

@@ -1189,3 +1189,41 @@ async fn a_full_pool_is_no_reason_to_ask_the_cluster() {
     let _held = upstream.lease(&need).await.map_err(|_| ()).unwrap();
     assert!(taker(&upstream, &need).await.unwrap_err().contains(&cluster.address(1)));
 }
+
+#[tokio::test]
+async fn listed_servers_are_kept_warm() {
+    let cluster = Cluster::start(3).await;
+    let listed = |at: &[usize]| at.iter().map(|at| cluster.address(*at)).collect::<Vec<_>>();
+    let table = Reply::Table { writers: listed(&[0]), readers: listed(&[1]), routers: listed(&[0, 1]) };
+    cluster.reply("neo4j", table);
+    let mut config = cluster.config(2);
+    config.pool.min_idle = 2;
+    let (upstream, _) = cluster.upstream(config);
+    let need = need(writing("neo4j"));
+    until(async || {
+        upstream.warm(&need.principal).await;
+        let warm = |at: usize| {
+            let pools = upstream.pools();
+            pools.iter().any(|pool| pool.address() == cluster.address(at) && pool.counts().1 == 2)
+        };
+        (warm(0) && warm(1)).then_some(())
+    })
+    .await;
+    let opened = cluster.script.lock().hellos.len();
+    taker(&upstream, &need).await.unwrap();
+    assert_eq!(cluster.script.lock().hellos.len(), opened, "the connection was there");
+}
+
+#[tokio::test]
+async fn a_strange_hello_is_answered_by_whoever_can_be_reached() {
+    let mut cluster = Cluster::start(2).await;
+    let (upstream, _) = cluster.upstream(cluster.config(0));
+    taker(&upstream, &need(writing("neo4j"))).await.unwrap();
+    cluster.kill(0).await;
+    let mut hello = BytesMut::new();
+    put_message(Tag::HELLO.0, &[Value::map([("user_agent", 7.into())])], &mut hello);
+    let answer = upstream.greet(Version::V5_8, &hello).await.unwrap().unwrap();
+    assert_eq!(answer[1], Tag::SUCCESS.0);
+    cluster.kill(1).await;
+    assert!(upstream.greet(Version::V5_8, &hello).await.is_err());
+}
