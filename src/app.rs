@@ -201,9 +201,9 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
             let config = shared.config.load_full();
             for pool in shared.upstream.pools() {
                 pool.sweep();
-                if config.pool.min_idle > 0 {
-                    pool.warm(&shared.identities.service(&config.auth)).await;
-                }
+            }
+            if config.pool.min_idle > 0 {
+                shared.upstream.warm(&shared.identities.service(&config.auth)).await;
             }
             // A server that says nothing is as bad as none, and the pools want their sweep.
             let looked = tokio::time::timeout(LOOK, shared.upstream.look()).await;

@@ -483,8 +483,9 @@ impl Pool {
         }
     }
 
-    /// Makes one connection for `principal` if fewer than `pool.min_idle` are idle. Called once in a while.
-    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>) {
+    /// Makes one connection for `principal` if fewer than `pool.min_idle` are idle, with this routing context if no client has shown
+    /// which kind is wanted. Called once in a while.
+    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>, routing: Option<&[u8]>) {
         let (size, min_idle) = {
             let pool = &self.config.load().pool;
             (pool.max_connection_pool_size, pool.min_idle)
@@ -502,7 +503,8 @@ impl Pool {
             return;
         };
         let known = self.warm_key.lock().clone();
-        let key = known.unwrap_or_else(|| Arc::new(Key::plain(version)));
+        let plain = || Key { routing: routing.map(Into::into), ..Key::plain(version) };
+        let key = known.unwrap_or_else(|| Arc::new(plain()));
         let need = Need { key, principal: Arc::clone(principal), access: Access::default() };
         if let Err(error) = self.make(slot, &need).await {
             tracing::debug!(address = self.address(), ?error, "An idle connection could not be made.");
