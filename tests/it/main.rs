@@ -5,4 +5,6 @@
 
 mod support;
 
+mod pool;
+mod session;
 mod transparency;

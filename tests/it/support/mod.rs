@@ -3,5 +3,6 @@
 pub mod message;
 pub mod neo4j;
 pub mod raw_client;
+pub mod scripted;
 pub mod sidebolt;
 pub mod wait;
