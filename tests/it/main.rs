@@ -5,6 +5,7 @@
 
 mod support;
 
+mod isolation;
 mod pool;
 mod session;
 mod transparency;
