@@ -5,6 +5,7 @@
 
 mod support;
 
+mod faults;
 mod isolation;
 mod pool;
 mod session;

@@ -318,7 +318,7 @@ async fn a_rested_connection_is_tried_before_it_is_lent() {
         .collect();
     assert_eq!(tags, [Tag::RESET, Tag::RUN, Tag::PULL]);
     // One that does not stand the test is replaced, and nobody notices.
-    peer.set(|settings| settings.dies_at_reset = true);
+    peer.set(|settings| settings.dies_at = Some(Tag::RESET));
     assert!(client.query("RETURN 3").await.is_ok());
     assert!(sidebolt.metric("sidebolt_pool_closed_total", "dead").await >= 1.0);
 }

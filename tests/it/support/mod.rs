@@ -2,6 +2,7 @@
 
 pub mod message;
 pub mod neo4j;
+pub mod proxy;
 pub mod raw_client;
 pub mod scripted;
 pub mod sidebolt;

@@ -53,8 +53,10 @@ pub struct Settings {
     pub refusing: bool,
     /// `hold` steps go on.
     pub released: bool,
-    /// It closes instead of answering RESET.
-    pub dies_at_reset: bool,
+    /// It closes instead of answering this.
+    pub dies_at: Option<Tag>,
+    /// It has no thread left for who logs in.
+    pub full: bool,
     /// Members of the routing table (all roles); none = the address in the request, else its own.
     pub table: Option<Vec<(String, Vec<String>)>>,
 }
@@ -69,7 +71,8 @@ impl Default for Settings {
             frozen: false,
             refusing: false,
             released: false,
-            dies_at_reset: false,
+            dies_at: None,
+            full: false,
             table: None,
         }
     }
@@ -429,6 +432,9 @@ impl Connection {
     }
 
     async fn act(&mut self, tag: Tag, fields: Vec<Value>) -> Result<(), Over> {
+        if self.shared.settings.borrow().dies_at == Some(tag) {
+            return Err(Over);
+        }
         match tag {
             Tag::RESET => return self.reset().await,
             Tag::GOODBYE => return Err(Over),
@@ -471,9 +477,6 @@ impl Connection {
     }
 
     async fn reset(&mut self) -> Result<(), Over> {
-        if self.shared.settings.borrow().dies_at_reset {
-            return Err(Over);
-        }
         self.signals.send_modify(|signals| signals.resets -= 1);
         if self.signals.borrow().resets > 0 {
             return self.ignored().await;
@@ -493,6 +496,10 @@ impl Connection {
             };
             if !known {
                 self.failure("Neo.ClientError.Security.Unauthorized").await?;
+                return Err(Over);
+            }
+            if self.shared.settings.borrow().full {
+                self.failure("Neo.TransientError.Request.NoThreadsAvailable").await?;
                 return Err(Over);
             }
             self.user = user;
