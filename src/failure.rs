@@ -1,5 +1,6 @@
 //! The table: every refusal of Sidebolt's own as the FAILURE that drivers understand.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bolt_wire::message::Failure;
@@ -68,9 +69,6 @@ pub(crate) enum Refusal {
         /// What the last look said.
         reason: String,
     },
-    /// Sidebolt is shutting down.
-    #[error("shutting down")]
-    Draining,
     /// `auth.mode: service`, and the client has not shown the token.
     #[error("the credentials are not those of auth.client_token")]
     TokenMismatch,
@@ -90,7 +88,6 @@ impl Refusal {
             }
             Self::QueueFull { .. } => "try again later",
             Self::NoMember { .. } => "try again; if it stays, check the cluster",
-            Self::Draining => "connect again",
             Self::TokenMismatch | Self::TokenRequired => "give the token as password or bearer credentials",
         }
     }
@@ -103,7 +100,6 @@ impl Refusal {
             Self::AcquisitionTimeout { .. } => "acquisition_timeout",
             Self::QueueFull { .. } => "queue_full",
             Self::NoMember { .. } => "no_member",
-            Self::Draining => "draining",
             Self::TokenMismatch => "token_mismatch",
             Self::TokenRequired => "token_required",
         }
@@ -111,17 +107,56 @@ impl Refusal {
 
     /// The message for the driver.
     pub(crate) fn to_failure(&self) -> Failure {
-        let (code, status) = match self {
+        let (code, status) = self.code();
+        Failure::new(code, status, format!("Sidebolt: {self}; {}.", self.advice()))
+    }
+
+    /// Neo4j code and GQL status.
+    fn code(&self) -> (&'static str, &'static str) {
+        match self {
             Self::TokenMismatch | Self::TokenRequired => (UNAUTHORIZED, UNAUTHORIZED_STATUS),
             Self::Unreachable { .. }
             | Self::VersionUnsupported { .. }
             | Self::AcquisitionTimeout { .. }
             | Self::QueueFull { .. }
-            | Self::NoMember { .. }
-            | Self::Draining => (SHED, SHED_STATUS),
-        };
-        Failure::new(code, status, format!("Sidebolt: {self}; {}.", self.advice()))
+            | Self::NoMember { .. } => (SHED, SHED_STATUS),
+        }
     }
+
+    /// The one after this in the reference table. A new refusal has no place here yet, which the compiler notices.
+    fn following(&self) -> Option<Self> {
+        let address = || "neo4j:7687".to_owned();
+        Some(match self {
+            Self::Unreachable { .. } => {
+                Self::VersionUnsupported { address: address(), version: Version::V6_1 }
+            }
+            Self::VersionUnsupported { .. } => {
+                Self::AcquisitionTimeout { address: address(), waited: Duration::from_secs(60), size: 100 }
+            }
+            Self::AcquisitionTimeout { .. } => Self::QueueFull { address: address(), waiting: 10_000 },
+            Self::QueueFull { .. } => Self::NoMember {
+                role: "writer",
+                database: "neo4j".to_owned(),
+                reason: "an election may be under way".to_owned(),
+            },
+            Self::NoMember { .. } => Self::TokenMismatch,
+            Self::TokenMismatch => Self::TokenRequired,
+            Self::TokenRequired => return None,
+        })
+    }
+}
+
+/// The table of Sidebolt's own refusals in Markdown, as the README has it; each with an example of its message.
+pub(crate) fn reference_markdown() -> String {
+    let first =
+        Refusal::Unreachable { address: "neo4j:7687".to_owned(), reason: "Connection refused".to_owned() };
+    let mut table =
+        String::from("| reason | code | GQL status | message, for example |\n|---|---|---|---|\n");
+    for refusal in std::iter::successors(Some(first), Refusal::following) {
+        let Failure { code, gql_status, message, .. } = refusal.to_failure();
+        let _ = writeln!(table, "| `{}` | `{code}` | `{gql_status}` | {message} |", refusal.label());
+    }
+    table
 }
 
 /// The code with which Neo4j answers what its state machine or its decoder does not allow.

@@ -11,7 +11,7 @@ use bolt_wire::server::{Server, State, Verdict};
 use bolt_wire::{Tag, Version};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::requests::filter_keys;
 use super::{Arrival, End, Exchange, Profile, Registration, Session, Shared, Step};
@@ -19,7 +19,7 @@ use crate::buffers::Inbox;
 use crate::config::AuthMode;
 use crate::failure::{self, Refusal};
 use crate::transport::Transport;
-use crate::upstream::{ConnectError, Key, Principal};
+use crate::upstream::{Access, ConnectError, Key, Principal};
 
 /// Brings a client to READY.
 pub(super) async fn log_in(
@@ -27,12 +27,13 @@ pub(super) async fn log_in(
     arrival: Arrival,
     registration: Registration,
 ) -> Step<Session> {
-    let Arrival { mut transport, local, .. } = arrival;
+    let Arrival { mut transport, local, since, .. } = arrival;
     let (handshake_timeout, login_timeout) = {
         let listen = &shared.config.load().listen;
         (listen.handshake_timeout, listen.login_timeout)
     };
-    let agreed = timeout(handshake_timeout, agree_on_version(&shared, &mut transport)).await;
+    let deadline = since + handshake_timeout;
+    let agreed = timeout_at(deadline, agree_on_version(&shared, &mut transport)).await;
     let (version, manifest, inbuf) = agreed.unwrap_or(Err(End::Login))?;
     let now = Instant::now();
     let mut session = Session {
@@ -51,6 +52,7 @@ pub(super) async fn log_in(
         overtaken: 0,
         condemned: false,
         exchange: Exchange { tag: Tag::HELLO, asked: now, leased: now, failed: false, interrupted: false },
+        access: Access::default(),
         registration,
         local,
         tick: Box::pin(sleep_until(now)),
@@ -196,7 +198,7 @@ impl Session {
         self.key = Arc::new(Key {
             version,
             utc: features.utc_patch && asks_for_utc(&hello),
-            routing: routing.map(|context| without_address(&context)),
+            routing: self.shared.upstream.routing_context(routing.map(|context| without_address(&context))),
             filter: None,
             principal: principal.as_ref().map(|principal| principal.id),
         });
@@ -381,7 +383,7 @@ fn profile(hello: &MapView<'_>, version: Version) -> Profile {
         filter.apply(&MapView::EMPTY, &mut bytes);
     }
     let address = hello.map("routing").and_then(|routing| routing.string("address").map(str::to_owned));
-    Profile { address, filter: bytes.to_vec().into(), routed: None }
+    Profile { address, filter: bytes.to_vec().into(), ..Profile::default() }
 }
 
 fn asks_for_utc(hello: &MapView<'_>) -> bool {

@@ -124,14 +124,19 @@ impl Pool {
         {
             return Ok(Arc::clone(versions));
         }
-        match self.connector.offered().await {
-            Ok(versions) => {
-                let versions: Arc<[Version]> = versions.into();
-                *self.offered.lock() = Some((Instant::now(), Arc::clone(&versions)));
-                Ok(versions)
-            }
-            Err(refusal) => known.map(|(_, versions)| versions).ok_or(refusal),
-        }
+        self.probe().await.or_else(|refusal| known.map(|(_, versions)| versions).ok_or(refusal))
+    }
+
+    /// Asks the server what it offers, whatever is known: the proof that it is there.
+    pub(crate) async fn probe(&self) -> Result<Arc<[Version]>, Refusal> {
+        let versions: Arc<[Version]> = self.connector.offered().await?.into();
+        *self.offered.lock() = Some((Instant::now(), Arc::clone(&versions)));
+        Ok(versions)
+    }
+
+    /// The versions that the server offered when it was asked last.
+    pub(crate) fn offered_last(&self) -> Option<Arc<[Version]>> {
+        self.offered.lock().as_ref().map(|(_, versions)| Arc::clone(versions))
     }
 
     /// The greeting of the server for a version, if a connection of it was made before.
@@ -171,8 +176,17 @@ impl Pool {
 
     /// A connection that fits, waiting for one if need be, logged in as the right principal.
     pub(crate) async fn lease(self: &Arc<Self>, need: &Need) -> Result<Lease, ConnectError> {
+        let deadline = Instant::now() + self.config.load().pool.connection_acquisition_timeout;
+        self.lease_until(need, deadline).await
+    }
+
+    /// The same, waiting no longer than until `deadline`.
+    pub(crate) async fn lease_until(
+        self: &Arc<Self>,
+        need: &Need,
+        deadline: Instant,
+    ) -> Result<Lease, ConnectError> {
         let started = Instant::now();
-        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
         // A connection that turns out to be dead costs one more turn; each turn takes one away, so this ends.
         loop {
             let handover = self.obtain(Some(need), started, deadline).await?;
