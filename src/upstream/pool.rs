@@ -113,7 +113,9 @@ impl Pool {
     /// Connections open, idle, and requests waiting.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let inner = self.inner.lock();
-        (inner.open, inner.idle.len(), inner.waiting.len())
+        // Those that gave up are still in the queue until their turn.
+        let waiting = inner.waiting.iter().filter(|waiting| !waiting.is_closed()).count();
+        (inner.open, inner.idle.len(), waiting)
     }
 
     /// The versions that the server offers; asked for again after a while.

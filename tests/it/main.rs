@@ -5,4 +5,8 @@
 
 mod support;
 
+mod faults;
+mod isolation;
+mod pool;
+mod session;
 mod transparency;

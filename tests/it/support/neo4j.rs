@@ -7,6 +7,7 @@ use std::process::Command;
 use bolt_wire::Version;
 use bolt_wire::packstream::Value;
 
+use super::message;
 use super::raw_client::Client;
 use super::wait::in_time;
 
@@ -80,16 +81,20 @@ impl Neo4j {
         Client::login(address, version, Self::USER, &self.password).await
     }
 
-    /// The versions to test on it.
-    pub fn versions(&self) -> Vec<Version> {
-        let newest = if self.line == Line::Five { Version::V5_8 } else { Version::V6_1 };
-        Version::ALL.into_iter().filter(|version| *version <= newest).collect()
-    }
-
     /// Runs a statement on the server itself.
     pub async fn admin(&self, text: &str) -> Vec<Vec<Value>> {
+        self.admin_with(message::run(text)).await
+    }
+
+    /// Runs a statement in the system database of the server itself.
+    pub async fn system(&self, text: &str) -> Vec<Vec<Value>> {
+        let extra = message::map([("db", "system".into())]);
+        self.admin_with(message::run_with(text, message::none(), extra)).await
+    }
+
+    async fn admin_with(&self, run: Vec<u8>) -> Vec<Vec<Value>> {
         let mut client = self.client(Version::V5_8).await;
-        client.query(text).await.unwrap_or_else(|answer| panic!("{text}: {answer:?}"))
+        client.query_with(run).await.unwrap_or_else(|answer| panic!("{answer:?}"))
     }
 }
 
