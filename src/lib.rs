@@ -1,3 +1,27 @@
 //! Sidebolt: a Neo4j-compatible Bolt proxy sidecar. Modules stand in the order in which a query walks through them.
 
+mod admin;
+pub mod app;
+pub mod bolt_client;
+mod buffers;
+pub mod cli;
 pub mod config;
+pub mod demo;
+mod failure;
+pub mod listener;
+pub mod logging;
+mod metrics;
+pub mod run;
+mod session;
+pub mod transport;
+mod upstream;
+
+/// The table of Sidebolt's metrics in Markdown, as the README has it.
+pub fn metrics_reference() -> String {
+    metrics::Metrics::new().reference_markdown()
+}
+
+/// The table of Sidebolt's own failures in Markdown, as the README has it.
+pub fn failures_reference() -> String {
+    failure::reference_markdown()
+}

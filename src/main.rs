@@ -1,2 +1,19 @@
-//! bin
-fn main() {}
+//! The program: reads the command line and does what it says.
+
+use std::process::ExitCode;
+
+use sidebolt::cli::{self, Command};
+use sidebolt::run;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    match cli::parse() {
+        Command::Check(args) => cli::check(&args, run::try_upstream),
+        Command::Schema(args) => cli::schema(&args),
+        Command::Run(args) => run::on_runtime(run::run(&args)),
+        Command::Demo(args) => run::on_runtime(run::demo(&args)),
+        Command::Healthcheck(args) => run::on_runtime(async move { cli::healthcheck(&args).await }),
+    }
+}

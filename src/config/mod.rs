@@ -6,8 +6,33 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+mod environment;
+mod error;
+mod excerpt;
+mod load;
+mod read;
+pub mod reload;
+mod schema;
+mod show;
+mod tree;
+mod units;
+pub mod uri;
+mod validate;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use load::{Loaded, Override, Sources};
+pub use schema::{Key, keys};
+pub use uri::{TlsTrust, UpstreamUri};
+
+use units::{AddressText, DurationText, OptionalAddress, OptionalTls, SizeText};
+
 /// The whole configuration. Every key has a default that is safe on loopback.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The side that faces the drivers.
     pub listen: Listen,
@@ -28,30 +53,47 @@ pub struct Config {
 }
 
 /// `listen`: the Bolt port for drivers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Listen {
     /// Address and port to bind.
+    #[serde(with = "AddressText")]
+    #[schemars(extend("x-restart" = true))]
     pub address: SocketAddr,
     /// `host:port` that `neo4j://` clients are told when they named no address themselves; by default the address they connected to.
     pub advertised_address: Option<String>,
     /// TLS on the same port; off unless a certificate is named.
+    #[serde(with = "OptionalTls")]
     pub tls: Option<ListenTls>,
     /// Accept Bolt over WebSocket (and answer plain HTTP GET) on the same port.
     pub websocket: bool,
     /// Clients at once, logged in or not.
+    #[schemars(extend("x-min" = "1", "x-max" = "1000000"))]
     pub max_connections: usize,
     /// Clients at once from one address; 0 = only `max_connections` counts.
+    #[schemars(extend("x-min" = "0", "x-max" = "1000000"))]
     pub max_connections_per_address: usize,
     /// From accept to the chosen Bolt version (TLS and WebSocket upgrade included).
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = "1h"))]
     pub handshake_timeout: Duration,
     /// From the handshake to a successful login.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = "1h"))]
     pub login_timeout: Duration,
     /// Largest message before login, in bytes.
+    #[serde(with = "SizeText")]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "16MiB"))]
     pub max_login_message: usize,
+    /// How long a client may take none of its answers, or stop in the middle of a request, before it is closed.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
+    pub write_timeout: Duration,
 }
 
 /// `listen.tls`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct ListenTls {
     /// PEM file with the certificate chain.
     pub cert_file: PathBuf,
@@ -60,13 +102,16 @@ pub struct ListenTls {
     /// PEM file with the CAs that client certificates must come from; none = clients need no certificate.
     pub client_ca_file: Option<PathBuf>,
     /// Refuse clients that do not use TLS.
+    #[serde(default)]
     pub required: bool,
 }
 
 /// `upstream`: Neo4j.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// `bolt://`, `bolt+s://`, `bolt+ssc://`, `neo4j://`, `neo4j+s://` or `neo4j+ssc://` host[:port].
+    /// `bolt://`, `bolt+s://`, `bolt+ssc://`, `neo4j://`, `neo4j+s://` or `neo4j+ssc://`, then `host` or `host:port`.
+    #[schemars(extend("x-restart" = true))]
     pub uri: String,
     /// PEM file with the CAs to trust for `+s`, instead of the system's.
     pub ca_file: Option<PathBuf>,
@@ -75,44 +120,69 @@ pub struct Upstream {
     /// PEM file with the key of `cert_file`.
     pub key_file: Option<PathBuf>,
     /// From connect to the end of the TLS and Bolt handshakes.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = "1h"))]
     pub connection_timeout: Duration,
     /// TCP keep-alive interval; 0 = off.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "0s", "x-max" = "1day"))]
     pub keep_alive: Duration,
     /// Silence (no byte, not even a NOOP) after which a connection with an unanswered request is given up; 0 = use the server's own hint.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "0s", "x-max" = "1day"))]
     pub read_timeout: Duration,
     /// Records per PULL for the statements that Sidebolt sends itself.
+    #[schemars(extend("x-min" = "-1", "x-max" = "1000000000"))]
     pub fetch_size: i64,
 }
 
 /// `pool`: the upstream connections of each server address.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Pool {
     /// Upstream connections at once, per server address.
+    #[schemars(extend("x-min" = "1", "x-max" = "100000"))]
     pub max_connection_pool_size: usize,
     /// Idle connections kept warm (needs `auth.username`).
+    #[schemars(extend("x-min" = "0", "x-max" = "100000"))]
     pub min_idle: usize,
     /// How long a request may wait for a connection.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = "1h"))]
     pub connection_acquisition_timeout: Duration,
     /// Requests that may wait at once; more are refused at once.
+    #[schemars(extend("x-min" = "0", "x-max" = "1000000"))]
     pub max_waiting: usize,
     /// Age after which an idle connection is replaced, less up to `lifetime_jitter`.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1s", "x-max" = "30days"))]
     pub max_connection_lifetime: Duration,
     /// Share of the lifetime, 0 to 1, by which it varies, so that connections do not all end together.
+    #[schemars(extend("x-min" = "0", "x-max" = "1"))]
     pub lifetime_jitter: f64,
     /// Idle time after which a connection above `min_idle` is closed.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1s", "x-max" = "30days"))]
     pub idle_timeout: Duration,
     /// Idle time after which a connection is tested (RESET) before it is lent.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "0s", "x-max" = "30days"))]
     pub connection_liveness_check_timeout: Duration,
     /// How long the clean-up of a connection whose client vanished may take before it is closed.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = "10m"))]
     pub reset_timeout: Duration,
 }
 
 /// `auth`: whose credentials are used upstream.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Auth {
     /// `passthrough`: the client's own. `service`: those below, for everybody.
     pub mode: AuthMode,
     /// How long a proof by the server of a client's credentials is believed.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "0s", "x-max" = "1day"))]
     pub cache_ttl: Duration,
     /// User for `service` mode, `pool.min_idle` and health checks.
     pub username: Option<String>,
@@ -127,7 +197,8 @@ pub struct Auth {
 }
 
 /// `auth.mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AuthMode {
     /// Each client's own credentials, proved by Neo4j.
     Passthrough,
@@ -136,34 +207,47 @@ pub enum AuthMode {
 }
 
 /// `limits`: bytes held in memory for one client.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// A request up to this size is held whole and inspected; a larger one streams through.
+    #[serde(with = "SizeText")]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "1GiB"))]
     pub max_inspected_request: usize,
     /// Largest summary (SUCCESS, FAILURE) that is accepted from Neo4j.
+    #[serde(with = "SizeText")]
+    #[schemars(extend("x-min" = "64KiB", "x-max" = "1GiB"))]
     pub max_summary: usize,
     /// Bytes of pipelined requests held while an earlier one runs.
+    #[serde(with = "SizeText")]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "1GiB"))]
     pub max_pipelined: usize,
 }
 
 /// `admin`: metrics and health over HTTP.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Address and port; none = no admin port.
+    /// Address and port, or `off` for no admin port.
+    #[serde(with = "OptionalAddress")]
+    #[schemars(extend("x-restart" = true))]
     pub address: Option<SocketAddr>,
 }
 
 /// `log`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,sidebolt::upstream=debug`.
     pub level: String,
     /// `text` or `json`.
+    #[schemars(extend("x-restart" = true))]
     pub format: LogFormat,
 }
 
 /// `log.format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One line for people.
     Text,
@@ -172,19 +256,36 @@ pub enum LogFormat {
 }
 
 /// `shutdown`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Shutdown {
     /// How long running transactions may take to finish after SIGTERM.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "0s", "x-max" = "1day"))]
     pub drain_timeout: Duration,
 }
 
 /// A string that never shows in logs or debug output and is wiped when dropped.
-#[derive(Clone, Default, PartialEq)]
+#[derive(Clone, Default, Deserialize, JsonSchema, PartialEq)]
+#[serde(transparent)]
+#[schemars(extend("x-secret" = true))]
 pub struct Secret(pub String);
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(…)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 
@@ -200,6 +301,7 @@ impl Default for Listen {
             handshake_timeout: Duration::from_secs(5),
             login_timeout: Duration::from_secs(30),
             max_login_message: 8 * 1024,
+            write_timeout: Duration::from_secs(15 * 60),
         }
     }
 }

@@ -1,0 +1,86 @@
+//! The admin port: metrics for Prometheus, health for whoever restarts us.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::Health;
+use crate::session::{Pin, Shared};
+
+/// What the routes need.
+#[derive(Clone)]
+struct Context {
+    shared: Arc<Shared>,
+    health: Arc<Health>,
+}
+
+/// Serves the admin port until `stop`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    health: Arc<Health>,
+    stop: CancellationToken,
+) {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(async || (StatusCode::OK, "ok\n")))
+        .route("/readyz", get(ready))
+        .route("/healthz", get(ready))
+        .with_state(Context { shared, health });
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "The admin port failed.");
+    }
+}
+
+/// Binds the admin port.
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+async fn metrics(State(context): State<Context>) -> Response {
+    let shared = &context.shared;
+    let metrics = &shared.metrics;
+    metrics.clients.set(shared.registry.len() as i64);
+    for (pin, count) in Pin::HELD.into_iter().zip(shared.registry.pinned()) {
+        metrics.pinned.with_label_values(&[pin.label()]).set(count as i64);
+    }
+    let reloads = context.health.reloads();
+    metrics.reloads.with_label_values(&["applied"]).set(reloads.ok as i64);
+    metrics.reloads.with_label_values(&["refused"]).set(reloads.refused as i64);
+    let listener = &context.health.listener;
+    let seen = |outcome: &str, count: u64| metrics.listener.with_label_values(&[outcome]).set(count as i64);
+    seen("accepted", listener.accepted.load(Ordering::Relaxed));
+    seen("max_connections", listener.refused_total.load(Ordering::Relaxed));
+    seen("max_connections_per_address", listener.refused_per_address.load(Ordering::Relaxed));
+    for (reason, count) in listener.handshake_failed() {
+        seen(reason.as_str(), count);
+    }
+    for pool in shared.upstream.pools() {
+        let (open, idle, waiting) = pool.counts();
+        let server = pool.address();
+        metrics.pool_connections.with_label_values(&[server, "open"]).set(open as i64);
+        metrics.pool_connections.with_label_values(&[server, "idle"]).set(idle as i64);
+        metrics.pool_waiting.with_label_values(&[server]).set(waiting as i64);
+    }
+    for (role, count) in shared.upstream.members() {
+        metrics.routing_members.with_label_values(&[role.name()]).set(count as i64);
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.expose()).into_response()
+}
+
+async fn ready(State(context): State<Context>) -> Response {
+    match context.health.reason() {
+        None => (StatusCode::OK, "ok\n".to_owned()).into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}

@@ -1,0 +1,460 @@
+//! The command line: what may be asked, and the commands that need no proxy (`check`, `schema`, `healthcheck`).
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::{Config, ConfigErrors, Loaded, Override, Sources};
+
+/// The exit code of a bad configuration, as of a bad command line.
+pub const BAD_CONFIGURATION: u8 = 2;
+
+/// Where the configuration is looked for when none is named.
+const USUAL_FILES: [&str; 2] = ["proxy.yaml", "/etc/sidebolt/proxy.yaml"];
+
+/// How long a health check waits for its answer.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Largest answer that a health check reads, in bytes.
+const MAX_ANSWER: u64 = 64 * 1024;
+
+/// What `--version` says: version, commit if known when built, protocol versions.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("SIDEBOLT_GIT_HASH").map_or_else(String::new, |hash| format!(" ({hash})"));
+    format!("{}{commit}\nBolt 4.4, 5.0-5.4, 5.6-5.8, 6.0, 6.1", env!("CARGO_PKG_VERSION"))
+});
+
+/// A Neo4j-compatible Bolt proxy sidecar
+#[derive(Debug, Parser)]
+#[command(name = "sidebolt", version = VERSION.as_str(), arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What was asked for.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the proxy
+    Run(ConfigArgs),
+    /// Check the configuration and print what is in force; exit code 2 if it is bad
+    Check(CheckArgs),
+    /// Print the JSON schema of the configuration
+    Schema(SchemaArgs),
+    /// Try it out: a small database, the proxy before it, and a snippet to paste
+    Demo(DemoArgs),
+    /// Ask a running proxy for its health; exit code 0 if it is well, else 1
+    Healthcheck(HealthcheckArgs),
+}
+
+/// Where the configuration comes from, and what overrules it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConfigArgs {
+    /// Configuration file [default: SIDEBOLT_CONFIG, ./proxy.yaml, /etc/sidebolt/proxy.yaml, or none]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address for drivers, over listen.address
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// Neo4j, over upstream.uri
+    #[arg(long, value_name = "URI")]
+    pub upstream: Option<String>,
+    /// Address for metrics and health, or `off`, over admin.address
+    #[arg(long, value_name = "IP:PORT")]
+    pub admin: Option<String>,
+    /// Set any key, such as `pool.min_idle=5`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub set: Vec<Override>,
+}
+
+/// `sidebolt check`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CheckArgs {
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Also connect to Neo4j and log in, as far as credentials are configured; exit code 1 if that fails
+    #[arg(long)]
+    pub connect: bool,
+}
+
+/// `sidebolt schema`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SchemaArgs {
+    /// Print the table of keys in Markdown instead
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// `sidebolt demo`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DemoArgs {
+    /// Use real Neo4j Community from its published jars (needs Java) instead of the embedded engine
+    #[arg(long)]
+    pub neo4j: bool,
+    /// Port for drivers on loopback [default: 7687, or a free one if that is taken]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Keep the downloaded files and data at the end
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `sidebolt healthcheck`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct HealthcheckArgs {
+    /// Address of the admin port [default: admin.address of the configuration]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// Ask whether it is ready for clients, not only whether it is alive
+    #[arg(long)]
+    pub ready: bool,
+    /// Configuration file, if --admin is not given
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Reads the command line of this process; ends it with help, version or an error where that is the answer.
+pub fn parse() -> Command {
+    Cli::parse().command
+}
+
+impl ConfigArgs {
+    /// The sources that these flags and the environment of this process name.
+    pub fn sources(&self) -> Sources {
+        let flags = [
+            ("--listen", "listen.address", &self.listen),
+            ("--upstream", "upstream.uri", &self.upstream),
+            ("--admin", "admin.address", &self.admin),
+        ];
+        let named = flags.into_iter().filter_map(|(flag, key, value)| {
+            Some(Override { flag: flag.to_owned(), key: key.to_owned(), value: value.clone()? })
+        });
+        Sources {
+            file: self.config.clone().or_else(named_by_environment).or_else(|| first_existing(&USUAL_FILES)),
+            overrides: self.set.iter().cloned().chain(named).collect(),
+            ..Sources::default()
+        }
+        .with_process_environment()
+    }
+}
+
+fn key_and_value(text: &str) -> Result<Override, String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, for example pool.min_idle=5")?;
+    Ok(Override { flag: "--set".to_owned(), key: key.trim().to_owned(), value: value.to_owned() })
+}
+
+/// `SIDEBOLT_CONFIG`; empty is as good as not set.
+fn named_by_environment() -> Option<PathBuf> {
+    std::env::var_os("SIDEBOLT_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from)
+}
+
+fn first_existing(files: &[&str]) -> Option<PathBuf> {
+    files.iter().map(Path::new).find(|file| file.exists()).map(Path::to_owned)
+}
+
+/// `sidebolt check`: prints the configuration in force, or what is wrong. `connect` tries Neo4j and says what it found.
+pub fn check(args: &CheckArgs, connect: impl FnOnce(&Config) -> Result<String, String>) -> ExitCode {
+    let sources = args.config.sources();
+    let report = checked(&sources, Config::load(&sources), args.connect.then_some(connect));
+    print(std::io::stdout(), &report.out);
+    print(std::io::stderr(), &report.err);
+    ExitCode::from(report.code)
+}
+
+/// What `check` prints, and its exit code.
+struct Report {
+    out: String,
+    err: String,
+    code: u8,
+}
+
+fn checked(
+    sources: &Sources,
+    loaded: Result<Loaded, ConfigErrors>,
+    connect: Option<impl FnOnce(&Config) -> Result<String, String>>,
+) -> Report {
+    let place = sources
+        .file
+        .as_ref()
+        .map_or_else(|| "No file, defaults".to_owned(), |file| file.display().to_string());
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            let count = errors.iter().count();
+            let err = format!(
+                "{errors}\n\nBad configuration: {count} error{}.\n",
+                if count == 1 { "" } else { "s" }
+            );
+            return Report { out: String::new(), err, code: BAD_CONFIGURATION };
+        }
+    };
+    let mut err = String::new();
+    for warning in &loaded.warnings {
+        let _ = writeln!(err, "warning: {warning}");
+    }
+    let _ = writeln!(err, "{place}: the configuration is good.");
+    let mut code = 0;
+    if let Some(connect) = connect {
+        let uri = &loaded.config.upstream.uri;
+        match connect(&loaded.config) {
+            Ok(found) => {
+                let _ = writeln!(err, "{uri}: {found}");
+            }
+            Err(problem) => {
+                let _ = writeln!(err, "{uri}: {problem}");
+                code = 1;
+            }
+        }
+    }
+    Report { out: loaded.effective(), err, code }
+}
+
+/// `sidebolt schema`.
+pub fn schema(args: &SchemaArgs) -> ExitCode {
+    let text = if args.markdown { Config::reference_markdown() } else { Config::schema() };
+    print(std::io::stdout(), &text);
+    ExitCode::SUCCESS
+}
+
+/// `sidebolt healthcheck`: one HTTP request to the admin port.
+pub async fn healthcheck(args: &HealthcheckArgs) -> ExitCode {
+    let path = if args.ready { "/readyz" } else { "/livez" };
+    let result = match admin_address(args) {
+        Ok(address) => ask(&address, path, HEALTH_TIMEOUT).await.map_err(|e| format!("{address}{path}: {e}")),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(answer) => {
+            print(std::io::stdout(), &answer);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            print(std::io::stderr(), &format!("{error}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn admin_address(args: &HealthcheckArgs) -> Result<String, String> {
+    if let Some(address) = &args.admin {
+        return Ok(address.clone());
+    }
+    let sources = ConfigArgs { config: args.config.clone(), ..ConfigArgs::default() }.sources();
+    let config = Config::load(&sources).map_err(|errors| errors.to_string())?.config;
+    let mut address = config.admin.address.ok_or("admin.address is off, so nothing can be asked")?;
+    // A port bound on all interfaces is asked on loopback.
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    Ok(address.to_string())
+}
+
+/// The body of the answer if its status is 200.
+async fn ask(address: &str, path: &str, limit: Duration) -> Result<String, String> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = match timeout(limit, exchange).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err(format!("no answer within {} s", limit.as_secs_f32())),
+    };
+    let text = String::from_utf8_lossy(&answer);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let line = head.lines().next().unwrap_or_default();
+    let mut words = line.splitn(3, ' ');
+    match (words.next(), words.next()) {
+        (Some(http), Some("200")) if http.starts_with("HTTP/1.") => Ok(body.to_owned()),
+        (Some(http), Some(_)) if http.starts_with("HTTP/1.") => {
+            Err(format!("{line}\n{body}").trim_end().to_owned())
+        }
+        _ => Err("the answer is not HTTP; is this the admin port?".to_owned()),
+    }
+}
+
+/// Prints; a reader that went away (`| head`) is no error.
+fn print(mut to: impl std::io::Write, text: &str) {
+    let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        let words = std::iter::once("sidebolt").chain(line.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| cli.command).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_overrides_and_win_over_set() {
+        let line = "run --config x.yaml --listen 0.0.0.0:1 --upstream bolt://u --admin off \
+                    --set listen.address=9.9.9.9:9 --set pool.min_idle=5";
+        let Ok(Command::Run(args)) = parsed(line) else { panic!("not run") };
+        let sources = args.sources();
+        assert_eq!(sources.file, Some(PathBuf::from("x.yaml")));
+        let given: Vec<(&str, &str, &str)> =
+            sources.overrides.iter().map(|o| (o.flag.as_str(), o.key.as_str(), o.value.as_str())).collect();
+        let expected = [
+            ("--set", "listen.address", "9.9.9.9:9"),
+            ("--set", "pool.min_idle", "5"),
+            ("--listen", "listen.address", "0.0.0.0:1"),
+            ("--upstream", "upstream.uri", "bolt://u"),
+            ("--admin", "admin.address", "off"),
+        ];
+        assert_eq!(given, expected);
+        let sources = Sources { overrides: sources.overrides[2..].to_vec(), ..Sources::default() };
+        let config = Config::load(&sources).unwrap_or_else(|e| panic!("{e}")).config;
+        assert_eq!((config.listen.address.to_string(), config.admin.address), ("0.0.0.0:1".to_owned(), None));
+    }
+
+    #[test]
+    fn other_commands_are_read() {
+        assert!(matches!(parsed("check --connect"), Ok(Command::Check(CheckArgs { connect: true, .. }))));
+        assert!(matches!(parsed("schema --markdown"), Ok(Command::Schema(SchemaArgs { markdown: true }))));
+        assert!(matches!(
+            parsed("demo --neo4j --port 0 --keep"),
+            Ok(Command::Demo(DemoArgs { neo4j: true, port: Some(0), keep: true }))
+        ));
+        assert!(matches!(
+            parsed("healthcheck --ready --admin h:1"),
+            Ok(Command::Healthcheck(HealthcheckArgs { ready: true, .. }))
+        ));
+    }
+
+    #[test]
+    fn bad_lines_say_what_to_write() {
+        for (line, part) in [
+            ("", "Usage: sidebolt <COMMAND>"),
+            ("start", "unrecognized subcommand 'start'"),
+            ("run --lisen x", "a similar argument exists: '--listen'"),
+            ("run --set pool.min_idle", "write KEY=VALUE, for example pool.min_idle=5"),
+            ("demo --port 70000", "70000 is not in 0..=65535"),
+        ] {
+            let error = parsed(line).expect_err(line);
+            assert!(error.contains(part), "{line}: {error}");
+        }
+        let version = parsed("--version").expect_err("version");
+        assert!(version.starts_with(concat!("sidebolt ", env!("CARGO_PKG_VERSION"))), "{version}");
+        assert!(version.contains("\nBolt 4.4, 5.0-5.4"), "{version}");
+    }
+
+    #[test]
+    fn the_first_usual_file_is_taken() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+        let files = [one.to_str().expect("UTF-8"), two.to_str().expect("UTF-8")];
+        assert_eq!(first_existing(&files), None);
+        std::fs::write(&two, "").expect("a file");
+        assert_eq!(first_existing(&files), Some(two.clone()));
+        std::fs::write(&one, "").expect("a file");
+        assert_eq!(first_existing(&files), Some(one.clone()));
+    }
+
+    fn report(yaml: &str, connect: Option<Result<String, String>>) -> Report {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("proxy.yaml");
+        std::fs::write(&file, yaml).expect("a file");
+        let sources = Sources { file: Some(file), ..Sources::default() };
+        checked(&sources, Config::load(&sources), connect.map(|result| move |_: &Config| result))
+    }
+
+    #[test]
+    fn check_prints_what_is_in_force_or_what_is_wrong() {
+        let good = report("pool: {max_waiting: 7}\nadmin: {address: 0.0.0.0:9090}\n", None);
+        assert_eq!(good.code, 0);
+        assert!(
+            good.out.contains("  max_waiting: 7 # ") && good.out.contains("proxy.yaml:1\n"),
+            "{}",
+            good.out
+        );
+        assert!(good.err.starts_with("warning: admin.address is open"), "{}", good.err);
+        assert!(good.err.ends_with("proxy.yaml: the configuration is good.\n"), "{}", good.err);
+
+        let bad = report("pool: {max_waiting: x, min_idle: y}\n", None);
+        assert_eq!((bad.code, bad.out.as_str()), (2, ""));
+        assert!(
+            bad.err.contains("proxy.yaml:1:21: pool.max_waiting") && bad.err.ends_with("2 errors.\n"),
+            "{}",
+            bad.err
+        );
+    }
+
+    #[test]
+    fn check_tells_what_connecting_found() {
+        let found = report("", Some(Ok("Neo4j/5.26.0, Bolt 5.8".to_owned())));
+        assert_eq!(found.code, 0);
+        assert!(found.err.ends_with("\nbolt://neo4j:7687: Neo4j/5.26.0, Bolt 5.8\n"), "{}", found.err);
+        let lost = report("", Some(Err("connection refused".to_owned())));
+        assert_eq!(lost.code, 1);
+        assert!(lost.err.ends_with("bolt://neo4j:7687: connection refused\n"), "{}", lost.err);
+    }
+
+    /// Answers one request with `answer` and returns what was asked.
+    async fn asked(answer: &'static str) -> (Result<String, String>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let server = async {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.expect("a request"));
+            }
+            stream.write_all(answer.as_bytes()).await.expect("answered");
+            String::from_utf8(request).expect("UTF-8")
+        };
+        tokio::join!(ask(&address, "/readyz", Duration::from_secs(20)), server)
+    }
+
+    #[tokio::test]
+    async fn health_is_the_status_of_the_answer() {
+        let (well, request) = asked("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n").await;
+        assert_eq!(well, Ok("ok\n".to_owned()));
+        assert!(request.starts_with("GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:"), "{request}");
+        let (ill, _) = asked("HTTP/1.1 503 Service Unavailable\r\n\r\nupstream unreachable\n").await;
+        assert_eq!(ill, Err("HTTP/1.1 503 Service Unavailable\nupstream unreachable".to_owned()));
+        for odd in ["", "\0\0\x05\x08", "SSH-2.0-x\r\n", "200 200 OK"] {
+            let (not_http, _) = asked(odd).await;
+            assert_eq!(
+                not_http,
+                Err("the answer is not HTTP; is this the admin port?".to_owned()),
+                "{odd:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_or_absent_port_is_ill() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let silent = ask(&address, "/livez", Duration::from_millis(50)).await;
+        assert_eq!(silent, Err("no answer within 0.05 s".to_owned()));
+        drop(listener);
+        let absent = ask(&address, "/livez", Duration::from_secs(20)).await;
+        assert!(absent.is_err_and(|error| error.contains("refused")));
+    }
+}

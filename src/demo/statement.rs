@@ -1,0 +1,378 @@
+//! A statement made ready for the engine: what it is, its columns in Neo4j's words, and its text without what the engine gets wrong.
+
+use std::collections::HashMap;
+
+use bolt_wire::message::Failure;
+use bolt_wire::packstream::Value as Bolt;
+use grafeo_common::types::{LogicalType, Time, Timestamp, Value, ZonedDatetime};
+use grafeo_engine::Session;
+use grafeo_engine::query::translate_cypher;
+
+use super::lex::{Kind as TokenKind, Tokens};
+use super::refusal::{from_engine, parameter_missing, syntax, unsupported};
+use super::schema::{self, Command};
+use super::values;
+use super::vet::{self, Shape};
+
+/// A statement that is ready to run.
+pub(super) struct Prepared {
+    /// The text for the engine.
+    pub(super) text: String,
+    /// Its parameters.
+    pub(super) parameters: HashMap<String, Value>,
+    /// What it does.
+    pub(super) kind: Kind,
+    /// Its columns; `None` if it returns nothing.
+    pub(super) columns: Option<Columns>,
+}
+
+/// What a statement does.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    /// Reads.
+    Read,
+    /// Writes and returns nothing.
+    Write,
+    /// Writes and returns rows.
+    ReadWrite,
+    /// Changes the schema.
+    Schema(Command),
+}
+
+impl Kind {
+    /// Bolt's `type`.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Read => "r",
+            Self::Write => "w",
+            Self::ReadWrite => "rw",
+            Self::Schema(_) => "s",
+        }
+    }
+
+    /// True for what needs the writer's place.
+    pub(super) fn writes(&self) -> bool {
+        *self != Self::Read
+    }
+}
+
+/// The columns of a statement.
+pub(super) struct Columns {
+    /// Their names; `None` for `RETURN *` and bare procedure calls: as the engine names them.
+    names: Option<Vec<String>>,
+    shapes: Vec<Shape>,
+}
+
+impl Columns {
+    /// The names, in order.
+    pub(super) fn names(&self, of_engine: &[String]) -> Result<Vec<String>, Failure> {
+        let names = self.names.clone().unwrap_or_else(|| of_engine.to_vec());
+        if names.len() != of_engine.len() {
+            return Err(unsupported("the form of this RETURN"));
+        }
+        Ok(names)
+    }
+
+    /// Checks the plan's shapes against the types that the engine found; they differ where the engine errs.
+    pub(super) fn agree(&self, types: &[LogicalType]) -> Result<(), Failure> {
+        let entity = |t: &LogicalType| matches!(t, LogicalType::Node | LogicalType::Edge);
+        for (at, found) in types.iter().enumerate() {
+            let shape = self.shapes.get(at).unwrap_or(&Shape::Plain);
+            let wrong = match found {
+                LogicalType::List(item) => entity(item) && !shape.has_entity(),
+                other => entity(other) && !matches!(shape, Shape::Node | Shape::Relationship),
+            };
+            if wrong {
+                return Err(unsupported("grouping by this kind of value"));
+            }
+        }
+        Ok(())
+    }
+
+    /// One value of column `at` for the client.
+    pub(super) fn value(&self, at: usize, value: &Value, session: &Session) -> Result<Bolt, Failure> {
+        values::to_bolt(value, self.shapes.get(at).unwrap_or(&Shape::Plain), session)
+    }
+}
+
+/// Makes a statement ready. Nothing runs yet.
+pub(super) fn prepare(text: &str, parameters: &Bolt) -> Result<Prepared, Failure> {
+    let text = text.trim_end().trim_end_matches(';');
+    let tokens = Tokens::new(text);
+    let mut parameters = values::parameters(parameters)?;
+    refuse_prefixes(&tokens)?;
+    if let Some(command) = schema::parse(&tokens)? {
+        let text = text.to_owned();
+        return Ok(Prepared { text, parameters, kind: Kind::Schema(command), columns: None });
+    }
+    let standalone = tokens.is(0, "CALL") && !tokens.is(1, "(") && !tokens.is(1, "{");
+    let names = returned(&tokens);
+    let text = Rewrite::new(&tokens, &mut parameters).all(text)?;
+    let plan = translate_cypher(&text).map_err(|error| from_engine(&error))?;
+    let shapes = vet::check(&plan.root, &parameters)?;
+    let kind = match (plan.root.has_mutations(), names.is_some()) {
+        (false, _) => Kind::Read,
+        (true, true) => Kind::ReadWrite,
+        (true, false) => Kind::Write,
+    };
+    let columns = match names {
+        Some(Returned::Named(names)) => Some(Columns { names: Some(names), shapes }),
+        Some(Returned::Star) => return Err(unsupported("RETURN *")),
+        None if standalone => Some(Columns { names: None, shapes }),
+        None if kind == Kind::Read => {
+            return Err(syntax("Query cannot conclude with a reading clause (must be a RETURN clause)"));
+        }
+        None => None,
+    };
+    Ok(Prepared { text, parameters, kind, columns })
+}
+
+fn refuse_prefixes(tokens: &Tokens<'_>) -> Result<(), Failure> {
+    if tokens.list.is_empty() {
+        return Err(syntax("Unexpected end of input: expected CYPHER, EXPLAIN, PROFILE or Query"));
+    }
+    for prefix in
+        ["EXPLAIN", "PROFILE", "CYPHER", "USE", "SHOW", "LOAD", "TERMINATE", "ALTER", "GRANT", "FOREACH"]
+    {
+        if tokens.is(0, prefix) {
+            return Err(unsupported(prefix));
+        }
+    }
+    let words = (0..tokens.list.len()).map(|at| (at, tokens.word(at)));
+    for (at, word) in words {
+        let clause = tokens.list.get(at).is_some_and(|t| t.kind == TokenKind::Word)
+            && !at.checked_sub(1).is_some_and(|b| tokens.is(b, ".") || tokens.is(b, ":"));
+        if clause && word.eq_ignore_ascii_case("FOREACH") {
+            return Err(unsupported("FOREACH (use UNWIND)"));
+        }
+    }
+    Ok(())
+}
+
+enum Returned {
+    Named(Vec<String>),
+    Star,
+}
+
+/// The names of the columns: the text of each item of the last RETURN, or its alias.
+fn returned(tokens: &Tokens<'_>) -> Option<Returned> {
+    let outside = |at: &usize| tokens.list.get(*at).is_some_and(|t| t.depth == 0);
+    let is_clause = |at: &usize| !at.checked_sub(1).is_some_and(|b| tokens.is(b, ".") || tokens.is(b, ":"));
+    let count = tokens.list.len();
+    let start = (0..count).rev().filter(outside).filter(is_clause).find(|at| tokens.is(*at, "RETURN"))? + 1;
+    let start = if tokens.is(start, "DISTINCT") { start + 1 } else { start };
+    let ends = |at: &usize| {
+        tokens.are(*at, &["ORDER", "BY"])
+            || ["SKIP", "OFFSET", "LIMIT", "UNION"].iter().any(|word| tokens.is(*at, word))
+    };
+    let end = (start..count).filter(outside).find(ends).unwrap_or(count);
+    let mut names = Vec::new();
+    let mut from = start;
+    for at in start..=end {
+        if at < end && !(tokens.is(at, ",") && outside(&at)) {
+            continue;
+        }
+        let last = at.checked_sub(1)?;
+        if tokens.is(from, "*") {
+            return Some(Returned::Star);
+        }
+        let alias = last > from + 1 && tokens.is(last - 1, "AS");
+        names.push(match (alias, last == from) {
+            (true, _) => tokens.name(last),
+            (false, true) if tokens.word(last).starts_with('`') => tokens.name(last),
+            _ => tokens.source(from, last).to_owned(),
+        });
+        from = at + 1;
+    }
+    Some(Returned::Named(names))
+}
+
+/// Puts literals where the engine mishandles parameters, and parameters where it mishandles literals.
+struct Rewrite<'a, 't> {
+    tokens: &'a Tokens<'t>,
+    parameters: &'a mut HashMap<String, Value>,
+}
+
+/// A text put in place of a parameter may grow to this.
+const MAX_LITERAL: usize = 64 * 1024;
+
+impl<'a, 't> Rewrite<'a, 't> {
+    fn new(tokens: &'a Tokens<'t>, parameters: &'a mut HashMap<String, Value>) -> Self {
+        Self { tokens, parameters }
+    }
+
+    fn all(mut self, text: &str) -> Result<String, Failure> {
+        let mut out = String::with_capacity(text.len());
+        let (mut copied, mut clause, mut at) = (0, "", 0);
+        while let Some(token) = self.tokens.list.get(at) {
+            let word = self.tokens.word(at);
+            if token.kind == TokenKind::Word {
+                clause = CLAUSES.iter().find(|c| c.eq_ignore_ascii_case(word)).copied().unwrap_or(clause);
+            }
+            let replaced = match token.kind {
+                TokenKind::Parameter => self.parameter(at, clause)?.map(|text| (text, 1)),
+                TokenKind::Word => self.constructor(at)?,
+                _ => None,
+            };
+            let Some((new, width)) = replaced else {
+                at += 1;
+                continue;
+            };
+            out.push_str(text.get(copied..token.span.start).unwrap_or_default());
+            out.push_str(&new);
+            at += width;
+            copied = self.tokens.list.get(at - 1).map_or(text.len(), |last| last.span.end);
+        }
+        out.push_str(text.get(copied..).unwrap_or_default());
+        Ok(out)
+    }
+
+    /// Lists and maps as a whole in WITH and RETURN, and the properties of a node in CREATE.
+    fn parameter(&mut self, at: usize, clause: &str) -> Result<Option<String>, Failure> {
+        let name = self.tokens.name(at);
+        let value = self.parameters.get(&name).ok_or_else(|| parameter_missing(&name))?.clone();
+        let nested = matches!(value, Value::List(_) | Value::Map(_));
+        let accessed = self.tokens.is(at + 1, ".") || self.tokens.is(at + 1, "[");
+        let in_projection = matches!(clause, "WITH" | "RETURN") && !accessed;
+        let as_properties = clause == "CREATE" && self.tokens.is(at + 1, ")") || self.tokens.is(at + 1, "]");
+        if !nested || !(in_projection || as_properties && matches!(value, Value::Map(_))) {
+            return Ok(None);
+        }
+        let mut out = String::new();
+        self.literal(&value, &mut out)?;
+        Ok(Some(out))
+    }
+
+    /// The literal of a value; what has no literal becomes a parameter of its own.
+    fn literal(&mut self, value: &Value, out: &mut String) -> Result<(), Failure> {
+        if out.len() > MAX_LITERAL {
+            return Err(unsupported("returning a list or map parameter of more than 64 KiB"));
+        }
+        match value {
+            Value::Null => out.push_str("null"),
+            Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+            Value::List(items) => {
+                out.push('[');
+                for (n, item) in items.iter().enumerate() {
+                    out.push_str(if n == 0 { "" } else { ", " });
+                    self.literal(item, out)?;
+                }
+                out.push(']');
+            }
+            Value::Map(entries) => {
+                out.push('{');
+                for (n, (key, item)) in entries.iter().enumerate() {
+                    out.push_str(if n == 0 { "`" } else { ", `" });
+                    out.push_str(&key.as_str().replace('`', "``"));
+                    out.push_str("`: ");
+                    self.literal(item, out)?;
+                }
+                out.push('}');
+            }
+            scalar => out.push_str(&self.hoist(scalar.clone())),
+        }
+        Ok(())
+    }
+
+    fn hoist(&mut self, value: Value) -> String {
+        let name = format!("sidebolt_{}", self.parameters.len());
+        let reference = format!("${name}");
+        self.parameters.insert(name, value);
+        reference
+    }
+
+    /// `datetime` and `localtime` of nothing or of a literal; the engine's own lose the zone or give null.
+    fn constructor(&mut self, at: usize) -> Result<Option<(String, usize)>, Failure> {
+        let word = self.tokens.word(at).to_lowercase();
+        let zoned = word == "datetime";
+        if !(zoned || word == "localtime") || !self.tokens.is(at + 1, "(") {
+            return Ok(None);
+        }
+        let text = self.tokens.word(at + 2);
+        let literal = text.trim_matches(['\'', '"']);
+        let is_text = self.tokens.list.get(at + 2).is_some_and(|t| t.kind == TokenKind::Text);
+        let (value, width) = match (self.tokens.is(at + 2, ")"), is_text && self.tokens.is(at + 3, ")")) {
+            (true, _) if zoned => {
+                (Some(Value::ZonedDatetime(ZonedDatetime::from_timestamp_offset(Timestamp::now(), 0))), 3)
+            }
+            (true, _) => (Some(Value::Time(Timestamp::now().to_time())), 3),
+            (_, true) if zoned => (zoned_datetime(literal).map(Value::ZonedDatetime), 4),
+            (_, true) => (Time::parse(literal).map(Value::Time), 4),
+            _ => (None, 0),
+        };
+        match value {
+            Some(value) => Ok(Some((self.hoist(value), width))),
+            None => Err(unsupported(format!("{word}() of this argument"))),
+        }
+    }
+}
+
+/// A date-time; without an offset it is UTC, as Neo4j's default time zone makes it.
+fn zoned_datetime(text: &str) -> Option<ZonedDatetime> {
+    ZonedDatetime::parse(text).or_else(|| ZonedDatetime::parse(&format!("{text}Z")))
+}
+
+const CLAUSES: &[&str] = &[
+    "MATCH", "WHERE", "WITH", "RETURN", "UNWIND", "CREATE", "MERGE", "SET", "REMOVE", "DELETE", "CALL",
+    "YIELD", "ORDER", "SKIP", "LIMIT",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Option<Vec<String>> {
+        match returned(&Tokens::new(text)) {
+            Some(Returned::Named(names)) => Some(names),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn columns_have_the_names_that_neo4j_gives_them() {
+        let table: &[(&str, &[&str])] = &[
+            ("RETURN 1/0", &["1/0"]),
+            ("MATCH (a) RETURN DISTINCT a.x , count( * )  AS n ORDER BY n", &["a.x", "n"]),
+            ("RETURN `odd name`, $p, {a: [1, 2]} LIMIT 1", &["odd name", "$p", "{a: [1, 2]}"]),
+            ("CALL { RETURN 1 AS x } RETURN x AS `a b` UNION RETURN 2 AS `a b`", &["a b"]),
+            ("RETURN 1 AS a // , b", &["a"]),
+            ("MATCH (a) RETURN a.return", &["a.return"]),
+        ];
+        for (text, expected) in table {
+            assert_eq!(
+                names(text).as_deref().map(|n| n.iter().map(String::as_str).collect()),
+                Some(expected.to_vec()),
+                "{text}"
+            );
+        }
+        assert!(names("CREATE (a {return: 1})").is_none());
+    }
+
+    fn prepared(text: &str, parameters: &[(&str, Bolt)]) -> Result<Prepared, Failure> {
+        prepare(text, &Bolt::map(parameters.iter().cloned()))
+    }
+
+    #[test]
+    fn nested_parameters_become_literals_where_they_must() {
+        let list = Bolt::List(vec![Bolt::from("it's"), Bolt::Null, Bolt::map([("k", Bolt::Integer(1))])]);
+        let ready = prepared("RETURN $l AS l", &[("l", list.clone())]).unwrap();
+        assert_eq!(ready.text, "RETURN [$sidebolt_1, null, {`k`: $sidebolt_2}] AS l");
+        let kept = prepared("UNWIND $l AS x RETURN x", &[("l", list)]).unwrap();
+        assert_eq!(kept.text, "UNWIND $l AS x RETURN x");
+    }
+
+    #[test]
+    fn what_the_engine_gets_wrong_is_refused() {
+        let code = |text| prepared(text, &[]).err().map(|failure| failure.code);
+        let unsupported = Some("Neo.ClientError.Statement.UnsupportedOperationError");
+        assert_eq!(code("RETURN 1/0"), Some("Neo.ClientError.Statement.ArithmeticError"));
+        assert_eq!(code("RETURN nonsense(1)"), Some("Neo.ClientError.Statement.SyntaxError"));
+        assert_eq!(code("RETURN $nope"), Some("Neo.ClientError.Statement.ParameterMissing"));
+        assert_eq!(code("RETURN point({x: 1, y: 2})"), unsupported);
+        assert_eq!(code("MATCH (a:A) RETURN a.born.year"), unsupported);
+        assert_eq!(code("MATCH (a)-[*]->(b) RETURN b"), unsupported);
+        assert_eq!(code("MATCH p = shortestPath((a:A)-[*..3]->(b:B)) RETURN nodes(p)"), unsupported);
+        assert_eq!(code("MATCH p = shortestPath((a:A)-[*..3]->(b:B)) RETURN length(p)"), None);
+        assert_eq!(code("MATCH (a)-[r]->(b) RETURN {a: a, l: [r]} AS m"), None);
+    }
+}

@@ -1,0 +1,515 @@
+//! From the client: what each message means now, and where it goes.  [hot path]
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
+use bolt_wire::message::{Begin, Run};
+use bolt_wire::packstream::{MapEdit, MapView};
+use bolt_wire::scan::Passage;
+use bolt_wire::server::{State, Verdict};
+use bolt_wire::version::NotificationFilter;
+use bolt_wire::{Tag, Version};
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::time::Instant;
+
+use super::{End, Exchange, Session, Step, login, send};
+use crate::failure::Refusal;
+use crate::upstream::{Access, ConnectError, Key, Lease, Need};
+
+/// The keys that filter notifications in `version`, in HELLO, RUN and BEGIN.
+pub(super) fn filter_keys(version: Version) -> &'static [&'static str] {
+    match version.features().notification_filter {
+        NotificationFilter::None => &[],
+        NotificationFilter::Categories => {
+            &["notifications_minimum_severity", "notifications_disabled_categories"]
+        }
+        NotificationFilter::Classifications => {
+            &["notifications_minimum_severity", "notifications_disabled_classifications"]
+        }
+    }
+}
+
+/// A message as it stands at the start of `inbuf`.
+#[derive(Clone, Copy)]
+struct Message {
+    tag: Tag,
+    extent: Extent,
+}
+
+impl Session {
+    /// Acts on every message that can be acted on now.
+    pub(super) async fn take_requests(&mut self) -> Step {
+        self.look_for_reset();
+        loop {
+            match self.messages.scan(&self.inbuf) {
+                Found::Noop => self.inbuf.advance(2),
+                Found::Partial => {
+                    if !self.large_request().await? {
+                        return Ok(());
+                    }
+                }
+                Found::Message(extent) => {
+                    let Some(tag) = chunk::peek_tag(&self.inbuf) else { return Err(End::Closed) };
+                    if !self.take(Message { tag, extent }).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Acts on one message; false if it has to wait for an answer that is still due.
+    async fn take(&mut self, message: Message) -> Step<bool> {
+        let Message { tag, extent } = message;
+        match self.machine.judge(tag) {
+            Verdict::Wait => return Ok(false),
+            Verdict::Continue | Verdict::Interrupt => self.pass_on(message),
+            Verdict::Start => return self.start(message).await,
+            Verdict::Ignore => self.put_ignored(),
+            Verdict::Reset => {
+                self.machine.reset();
+                self.put_success(&[0xA0]);
+            }
+            Verdict::Telemetry => return self.take_telemetry(message).await,
+            Verdict::Logoff => {
+                self.machine.logged_off();
+                self.principal = None;
+                self.put_success(&[0xA0]);
+            }
+            Verdict::Logon => {
+                let wire = self.inbuf.split_to(extent.wire);
+                Box::pin(login::log_on(self, &wire, extent)).await?;
+                return Ok(true);
+            }
+            Verdict::Hello | Verdict::Illegal => {
+                self.refuse_illegal(tag);
+                return Err(End::Violation);
+            }
+            Verdict::Close => return Err(End::Closed),
+        }
+        self.inbuf.advance(extent.wire);
+        Ok(true)
+    }
+
+    /// Queues a message of the open exchange upstream, as it is.
+    fn pass_on(&mut self, message: Message) {
+        let Some(lease) = &mut self.lease else { return };
+        let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
+        lease.connection_mut().queue(message.tag, wire);
+        self.machine.forwarded(message.tag);
+        if message.tag == Tag::RESET {
+            self.exchange.interrupted = true;
+        }
+        self.note_pin();
+    }
+
+    /// A RESET overtakes what has come before it and was not sent on: those messages are answered with IGNORED.
+    fn look_for_reset(&mut self) {
+        if matches!(self.machine.state(), State::Negotiation | State::Authentication | State::Interrupted) {
+            return;
+        }
+        let Some((bytes, messages)) = before_last_reset(&self.inbuf) else { return };
+        self.inbuf.advance(bytes);
+        self.messages = MessageScanner::default();
+        if self.machine.is_open() {
+            self.overtaken += messages;
+        } else {
+            (0..messages).for_each(|_| self.put_ignored());
+        }
+    }
+
+    /// Opens an exchange with RUN, BEGIN or ROUTE; true if the message was dealt with.
+    async fn start(&mut self, message: Message) -> Step<bool> {
+        self.begin_exchange(message.tag);
+        let mut scratch = BytesMut::new();
+        let access = {
+            let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
+            access(message.tag, payload, &self.access)
+        };
+        if message.tag == Tag::ROUTE {
+            self.note_route(message.extent);
+        }
+        let lease = self.lease_for(&access, None).await?;
+        if !access.route {
+            self.access = access;
+        }
+        let Some(lease) = lease else { return Ok(true) };
+        self.adopt(lease);
+        let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
+        let payload = chunk::payload(wire, message.extent, &mut scratch);
+        let filter = MapView::parse(&self.profile.filter).unwrap_or(MapView::EMPTY);
+        let connection = self.lease.as_mut().map(Lease::connection_mut);
+        let Some(connection) = connection else { return Ok(true) };
+        if let Some(telemetry) = self.telemetry.take() {
+            connection.queue_with(Tag::TELEMETRY, true, |out| out.put_slice(&telemetry));
+        }
+        if filter.is_empty() || !queue_filtered(message.tag, payload, &filter, connection) {
+            connection.queue(message.tag, wire);
+        }
+        self.machine.forwarded(message.tag);
+        self.inbuf.advance(message.extent.wire);
+        self.note_pin();
+        Ok(true)
+    }
+
+    fn begin_exchange(&mut self, tag: Tag) {
+        let now = Instant::now();
+        self.exchange = Exchange { tag, asked: now, leased: now, failed: false, interrupted: false };
+    }
+
+    /// The exchange has its connection.
+    fn adopt(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+        self.last_heard = Instant::now();
+        self.exchange.leased = self.last_heard;
+        self.arm_tick();
+    }
+
+    /// A connection for this exchange; `None` if it was refused and the client was told, or if a RESET came first.
+    async fn lease_for(&mut self, access: &Access, key: Option<Arc<Key>>) -> Step<Option<Lease>> {
+        let Some(principal) = self.principal.clone() else { return Err(End::Violation) };
+        let key = key.unwrap_or_else(|| Arc::clone(&self.key));
+        let need = Need { key, principal, access: access.clone() };
+        if let Some(lease) = self.shared.upstream.try_lease(&need) {
+            return Ok(Some(lease));
+        }
+        // Waiting is rare and its state large: boxed.
+        let shared = Arc::clone(&self.shared);
+        let leased = Box::pin(self.wait_for(async move { shared.upstream.lease(&need).await })).await?;
+        match leased {
+            None => Ok(None),
+            Some(Ok(lease)) => Ok(Some(lease)),
+            Some(Err(ConnectError::Refused(refusal))) => {
+                if !(access.route && self.route_here(&refusal)) {
+                    self.refuse(&refusal);
+                }
+                Ok(None)
+            }
+            Some(Err(ConnectError::Failure(payload))) => {
+                // The client's own credentials were refused on the way: it sees Neo4j's words, and the close that follows them.
+                self.put_answer(|out| out.put_slice(&payload));
+                Err(End::Login)
+            }
+        }
+    }
+
+    /// Waits for a connection without losing sight of the client: it may go away, or take its request back with RESET (`None`).
+    /// A client that waits long gets NOOPs, so that its receive time-out does not strike.
+    async fn wait_for<T>(&mut self, work: impl Future<Output = T>) -> Step<Option<T>> {
+        let mut work = pin!(work);
+        self.flush_client().await?;
+        self.last_heard = Instant::now();
+        self.arm_tick();
+        loop {
+            let room = self.inbuf.len() < self.shared.config.load().limits.max_pipelined;
+            let happened = poll_fn(|cx| {
+                if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(Some(Some(done))));
+                }
+                if room && let Poll::Ready(read) = self.poll_client(cx) {
+                    return Poll::Ready(read.map(|()| Some(None)));
+                }
+                self.tick.as_mut().poll(cx).map(|()| Ok(None))
+            });
+            match happened.await? {
+                Some(Some(done)) => return Ok(Some(done)),
+                Some(None) => {
+                    if let Some((bytes, messages)) = before_last_reset(&self.inbuf) {
+                        self.inbuf.advance(bytes);
+                        (0..messages).for_each(|_| self.put_ignored());
+                        return Ok(None);
+                    }
+                }
+                None => self.keep_alive().await?,
+            }
+        }
+    }
+
+    /// Sends a NOOP once the client has heard nothing for half its receive time-out.
+    async fn keep_alive(&mut self) -> Step {
+        if self.last_heard.elapsed() >= self.shared.noop_interval() {
+            let limit = self.shared.config.load().listen.write_timeout;
+            send(&mut self.client, &chunk::NOOP, limit).await?;
+            self.shared.metrics.noops.inc();
+            self.last_heard = Instant::now();
+        }
+        self.arm_tick();
+        Ok(())
+    }
+
+    /// Refuses the message at the start of `inbuf` with a FAILURE of Sidebolt's own; the connection stays.
+    fn refuse(&mut self, refusal: &Refusal) {
+        self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
+        tracing::debug!(session = self.registration.id, %refusal, "A request was refused.");
+        let version = self.version();
+        if self.outbuf.capacity() == 0 {
+            self.outbuf = self.shared.buffers.take();
+        }
+        refusal.to_failure().write(version, &mut self.outbuf);
+        self.machine.refused();
+        self.drop_first_message();
+    }
+
+    pub(super) fn drop_first_message(&mut self) {
+        if let Found::Message(extent) = MessageScanner::default().scan(&self.inbuf) {
+            self.inbuf.advance(extent.wire);
+        }
+    }
+
+    /// TELEMETRY: answered here; told upstream with the next request if the server wants to know.
+    async fn take_telemetry(&mut self, message: Message) -> Step<bool> {
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
+        if !matches!(payload, [0xB1, _, 0..=3]) {
+            // Not what a driver sends: Neo4j is to say what it thinks of it.
+            return self.start(message).await;
+        }
+        if self.shared.upstream.wants_telemetry(&self.key) {
+            self.telemetry = self.inbuf.get(..message.extent.wire).map(Into::into);
+        }
+        self.put_success(&[0xA0]);
+        self.inbuf.advance(message.extent.wire);
+        Ok(true)
+    }
+
+    /// A message whose end has not come: waited for, unless it is too large to be held. Then it streams through (true).
+    async fn large_request(&mut self) -> Step<bool> {
+        if self.inbuf.len() < self.shared.config.load().limits.max_inspected_request {
+            return Ok(false);
+        }
+        let Some(tag) = chunk::peek_tag(&self.inbuf) else { return Ok(false) };
+        match self.machine.judge(tag) {
+            Verdict::Wait => return Ok(false),
+            Verdict::Start => {
+                self.begin_exchange(tag);
+                // Its extra cannot be seen before its parameters are through: it may write, most likely to the database of the last
+                // request, and a filter must be on the connection.
+                let access = Access { write: true, route: false, ..self.access.clone() };
+                let key = self.key_with_filter();
+                match Box::pin(self.lease_for(&access, Some(key))).await? {
+                    Some(lease) => {
+                        self.adopt(lease);
+                        Box::pin(self.stream_up(tag)).await?;
+                    }
+                    None => self.swallow().await?,
+                }
+            }
+            Verdict::Continue => Box::pin(self.stream_up(tag)).await?,
+            Verdict::Ignore => {
+                self.put_ignored();
+                self.swallow().await?;
+            }
+            // Nothing else has a megabyte to say.
+            _ => return Err(End::Closed),
+        }
+        Ok(true)
+    }
+
+    /// Sends a request on in pieces, as it comes.
+    async fn stream_up(&mut self, tag: Tag) -> Step {
+        let limit = self.shared.config.load().listen.write_timeout;
+        let Some(mut lease) = self.lease.take() else { return Err(End::Closed) };
+        lease.connection_mut().begin_piecewise(tag);
+        let mut passage = Passage::default();
+        let sent = loop {
+            let (taken, whole) = passage.take(&self.inbuf);
+            let piece = self.inbuf.get(..taken).unwrap_or_default();
+            let sent = tokio::time::timeout(limit, lease.connection_mut().send_piece(piece, whole)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                break Ok(false);
+            }
+            self.inbuf.advance(taken);
+            if whole {
+                break Ok(true);
+            }
+            let read = tokio::time::timeout(limit, poll_fn(|cx| self.poll_client(cx))).await;
+            if let Err(end) = read.unwrap_or(Err(End::ClientGone)) {
+                break Err(end);
+            }
+        };
+        self.messages = MessageScanner::default();
+        match sent {
+            Ok(true) => {
+                lease.connection_mut().end_piecewise(tag);
+                self.lease = Some(lease);
+                self.machine.forwarded(tag);
+                self.note_pin();
+                Ok(())
+            }
+            Ok(false) => {
+                self.lease = Some(lease);
+                Err(self.lose_upstream())
+            }
+            Err(end) => {
+                // Half a message is on the way: this connection cannot be used again.
+                lease.discard();
+                Err(end)
+            }
+        }
+    }
+
+    /// Reads the rest of a large message that goes nowhere.
+    async fn swallow(&mut self) -> Step {
+        let limit = self.shared.config.load().listen.write_timeout;
+        self.flush_client().await?;
+        let mut passage = Passage::default();
+        self.messages = MessageScanner::default();
+        loop {
+            let (taken, whole) = passage.take(&self.inbuf);
+            self.inbuf.advance(taken);
+            if whole {
+                return Ok(());
+            }
+            let read = tokio::time::timeout(limit, poll_fn(|cx| self.poll_client(cx))).await;
+            read.unwrap_or(Err(End::ClientGone))?;
+        }
+    }
+
+    /// The session's kind of connection, with HELLO's notification filter on it.
+    fn key_with_filter(&self) -> Arc<Key> {
+        if self.profile.filter.is_empty() {
+            return Arc::clone(&self.key);
+        }
+        Arc::new(Key { filter: Some(self.profile.filter.clone()), ..(*self.key).clone() })
+    }
+}
+
+/// Which server a request may go to. Names that the last request had too are shared with it.
+fn access(tag: Tag, payload: &[u8], last: &Access) -> Access {
+    let extra = match tag {
+        Tag::RUN => Run::parse(payload).map(|run| run.extra),
+        Tag::BEGIN => Begin::parse(payload).map(|begin| begin.extra),
+        Tag::ROUTE => return Access { route: true, ..Access::default() },
+        _ => return Access::default(),
+    };
+    let extra = extra.unwrap_or(MapView::EMPTY);
+    Access {
+        write: extra.string("mode") != Some("r"),
+        route: false,
+        database: shared(extra.string("db"), &last.database),
+        impersonated: shared(extra.string("imp_user"), &last.impersonated),
+    }
+}
+
+fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {
+    let name = name?;
+    Some(last.as_ref().filter(|last| ***last == *name).map_or_else(|| name.into(), Arc::clone))
+}
+
+/// Queues RUN or BEGIN with what HELLO's notification filter adds to it; false if that is nothing, or if it cannot be read.
+fn queue_filtered(
+    tag: Tag,
+    payload: &[u8],
+    filter: &MapView<'_>,
+    connection: &mut crate::upstream::Connection,
+) -> bool {
+    let known = filter_keys(connection.key.version);
+    let queued =
+        |out: &mut BytesMut, write: &dyn Fn(&mut BytesMut)| chunk::put_message(out, |out| write(out));
+    match tag {
+        Tag::RUN => {
+            let Ok(run) = Run::parse(payload) else { return false };
+            let Some(edit) = inherited(filter, &run.extra, known) else { return false };
+            connection.queue_with(tag, false, |out| queued(out, &|out| run.write_with(&edit, out)));
+        }
+        Tag::BEGIN => {
+            let Ok(begin) = Begin::parse(payload) else { return false };
+            let Some(edit) = inherited(filter, &begin.extra, known) else { return false };
+            connection.queue_with(tag, false, |out| queued(out, &|out| begin.write_with(&edit, out)));
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// The key of a filter's lowest severity; `OFF` switches notifications off.
+const SEVERITY: &str = "notifications_minimum_severity";
+
+/// What a request takes over from HELLO's filter, as both servers were seen to do it: each key that it does not give itself, but
+/// nothing if HELLO switched notifications OFF and the request gives any key. The name that another version has for a key means nothing.
+fn inherited(filter: &MapView<'_>, extra: &MapView<'_>, known: &[&str]) -> Option<MapEdit<'static>> {
+    let gives_any = known.iter().any(|key| extra.get(key).is_some());
+    if gives_any && filter.string(SEVERITY) == Some("OFF") {
+        return None;
+    }
+    let mut edit = MapEdit::removing(&[]);
+    let mut any = false;
+    for (key, value) in filter.iter().filter(|(key, _)| extra.get(key).is_none()) {
+        edit.add(key, |out| out.put_slice(value));
+        any = true;
+    }
+    any.then_some(edit)
+}
+
+/// Where the last RESET in `buf` begins, and how many messages stand before it.
+fn before_last_reset(buf: &[u8]) -> Option<(usize, usize)> {
+    let (mut at, mut count, mut last) = (0, 0, None);
+    loop {
+        let rest = buf.get(at..).unwrap_or_default();
+        match MessageScanner::default().scan(rest) {
+            Found::Partial => return last,
+            Found::Noop => at += 2,
+            Found::Message(extent) => {
+                match chunk::peek_tag(rest) {
+                    Some(Tag::RESET) => last = Some((at, count)),
+                    // What comes behind GOODBYE is never read.
+                    Some(Tag::GOODBYE) => return last,
+                    _ => {}
+                }
+                at += extent.wire;
+                count += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of what Neo4j 5.26.30 and 2026.08.1 did with every pair of filters.
+    #[test]
+    fn a_request_inherits_what_it_does_not_give() {
+        use bolt_wire::packstream::Value;
+        let (severity, disabled) = (SEVERITY, "notifications_disabled_classifications");
+        let list = |name: &str| Value::List(vec![name.into()]);
+        let known = [severity, disabled];
+        let merged = |hello: &[(&str, Value)], request: &[(&str, Value)]| {
+            let (hello, request) =
+                (Value::map(hello.to_vec()).to_bytes(), Value::map(request.to_vec()).to_bytes());
+            let (hello, request) = (MapView::parse(&hello).unwrap(), MapView::parse(&request).unwrap());
+            let mut out = BytesMut::new();
+            inherited(&hello, &request, &known)?.apply(&request, &mut out);
+            Value::decode(&out).ok()
+        };
+        let warning = (severity, Value::from("WARNING"));
+        let unrecognized = (disabled, list("UNRECOGNIZED"));
+        let both = || Some(Value::map([warning.clone(), unrecognized.clone()]));
+        assert_eq!(merged(&[warning.clone(), unrecognized.clone()], &[]), both());
+        assert_eq!(merged(std::slice::from_ref(&unrecognized), std::slice::from_ref(&warning)), both());
+        let other = (disabled, list("PERFORMANCE"));
+        assert_eq!(
+            merged(&[warning.clone(), unrecognized.clone()], std::slice::from_ref(&other)),
+            Some(Value::map([other.clone(), warning.clone()]))
+        );
+        let off = (severity, Value::from("OFF"));
+        assert_eq!(merged(&[off.clone(), unrecognized.clone()], &[other]), None);
+        assert_eq!(merged(std::slice::from_ref(&off), &[]), Some(Value::map([off])));
+        assert_eq!(merged(&[], &[]), None);
+    }
+
+    #[test]
+    fn the_last_reset_is_found_with_what_it_overtakes() {
+        const RUN: &[u8] = &[0, 5, 0xB3, 0x10, 0x80, 0xA0, 0xA0, 0, 0];
+        const RESET: &[u8] = &[0, 2, 0xB0, 0x0F, 0, 0];
+        const GOODBYE: &[u8] = &[0, 2, 0xB0, 0x02, 0, 0];
+        assert_eq!(before_last_reset(RUN), None);
+        assert_eq!(before_last_reset(RESET), Some((0, 0)));
+        assert_eq!(before_last_reset(&[RUN, &[0, 0], RUN, RESET].concat()), Some((20, 2)));
+        assert_eq!(before_last_reset(&[RESET, RESET, &RUN[..4]].concat()), Some((6, 1)));
+        assert_eq!(before_last_reset(&[RUN, GOODBYE, RESET].concat()), None);
+    }
+}

@@ -1,0 +1,231 @@
+//! One connection to Neo4j, after its login.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bolt_wire::Tag;
+use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
+use bolt_wire::client::{Client, Place};
+use bolt_wire::message::Summary;
+use bolt_wire::scan::{Scan, Scanner};
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::key::Key;
+use super::principal::Principal;
+use crate::buffers::{Buffers, Inbox};
+use crate::transport::Transport;
+
+/// A connection to Neo4j that is logged in.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    transport: Transport,
+    /// Which answers are due, and whether it is clean.
+    pub(crate) machine: Client,
+    /// What has come and not been taken away.
+    pub(crate) inbuf: Inbox,
+    outbuf: BytesMut,
+    scanner: Scanner,
+    messages: MessageScanner,
+    piecewise: bool,
+    /// What distinguishes it from other connections of its pool.
+    pub(crate) key: Arc<Key>,
+    /// Who is logged in on it; none between HELLO and LOGON.
+    pub(crate) principal: Option<Arc<Principal>>,
+    /// Neo4j's name for it, for logs.
+    pub(crate) server_id: String,
+    /// When it is to be replaced.
+    pub(crate) expires: Instant,
+    /// When it was last given back.
+    pub(crate) last_used: Instant,
+    /// How long the server may be silent while it owes an answer, if it said so.
+    pub(crate) recv_timeout: Option<std::time::Duration>,
+}
+
+/// What `Connection::next` found at the start of what is left of the buffer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Next {
+    /// A whole summary.
+    Summary(Extent),
+    /// Its end has not come yet, or nothing has.
+    More,
+}
+
+impl Connection {
+    /// A connection over `transport` that was just made.
+    pub(crate) fn new(transport: Transport, key: Arc<Key>, expires: Instant) -> Self {
+        Self {
+            transport,
+            machine: Client::default(),
+            inbuf: Inbox::default(),
+            outbuf: BytesMut::new(),
+            scanner: Scanner::default(),
+            messages: MessageScanner::default(),
+            piecewise: false,
+            key,
+            principal: None,
+            server_id: String::new(),
+            expires,
+            last_used: Instant::now(),
+            recv_timeout: None,
+        }
+    }
+
+    /// Queues a client's message as it is; `flush` sends it.
+    pub(crate) fn queue(&mut self, tag: Tag, wire: &[u8]) {
+        self.outbuf.extend_from_slice(wire);
+        self.machine.sent(tag);
+    }
+
+    /// Queues a message that `write` makes (a whole message, chunks included).
+    pub(crate) fn queue_with(&mut self, tag: Tag, own: bool, write: impl FnOnce(&mut BytesMut)) {
+        write(&mut self.outbuf);
+        if own { self.machine.sent_own(tag) } else { self.machine.sent(tag) }
+    }
+
+    /// Queues a message without fields of Sidebolt's own.
+    pub(crate) fn queue_own(&mut self, tag: Tag) {
+        self.queue_with(tag, true, |out| {
+            chunk::put_message(out, |out| out.extend_from_slice(&[0xB0, tag.0]))
+        });
+    }
+
+    /// True if something is queued.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.outbuf.is_empty()
+    }
+
+    /// Sends what is queued.
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+        if self.outbuf.is_empty() {
+            return Ok(());
+        }
+        self.transport.write_all(&self.outbuf).await?;
+        self.transport.flush().await?;
+        self.outbuf.clear();
+        Ok(())
+    }
+
+    /// A message follows in pieces. Until its end the connection is good for nothing else.
+    pub(crate) fn begin_piecewise(&mut self, tag: Tag) {
+        debug_assert_ne!(tag, Tag::RESET, "a RESET is small");
+        self.piecewise = true;
+    }
+
+    /// The message that went in pieces is whole.
+    pub(crate) fn end_piecewise(&mut self, tag: Tag) {
+        self.piecewise = false;
+        self.machine.sent(tag);
+    }
+
+    /// Sends a piece of a message that is too large to be queued.
+    pub(crate) async fn send_piece(&mut self, piece: &[u8], last: bool) -> io::Result<()> {
+        self.flush().await?;
+        self.transport.write_all(piece).await?;
+        // TLS may hold back what the socket did not take; without this the end of the message could stay there.
+        if last { self.transport.flush().await } else { Ok(()) }
+    }
+
+    /// Reads what has come; zero bytes are an error, because a server never half-closes.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, buffers: &Buffers) -> Poll<io::Result<usize>> {
+        let read = ready!(self.inbuf.poll_fill(&mut self.transport, cx, buffers))?;
+        if read == 0 { Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())) } else { Poll::Ready(Ok(read)) }
+    }
+
+    /// Scans what begins at `at` in the buffer for records to pass on.
+    pub(crate) fn scan(&mut self, at: usize) -> Scan {
+        self.scanner.scan(self.inbuf.get(at..).unwrap_or_default())
+    }
+
+    /// Looks for the whole summary at `at`, where `scan` stopped.
+    pub(crate) fn next(&mut self, at: usize) -> Next {
+        match self.messages.scan(self.inbuf.get(at..).unwrap_or_default()) {
+            Found::Message(extent) => Next::Summary(extent),
+            Found::Noop | Found::Partial => Next::More,
+        }
+    }
+
+    /// True if a half-sent message makes the connection useless.
+    pub(crate) fn is_mid_message(&self) -> bool {
+        self.piecewise
+    }
+
+    /// True if the other side has closed the connection or said something unasked.
+    pub(crate) fn is_stale(&mut self) -> bool {
+        !self.inbuf.is_empty() || self.transport.is_stale()
+    }
+
+    /// True if it can be lent again, perhaps after the RESET that `settle` sends.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.machine.due() == 0
+            && matches!(self.machine.place(), Place::Ready | Place::Failed)
+            && self.inbuf.is_empty()
+            && self.outbuf.is_empty()
+            && self.scanner.at_boundary()
+            && !self.piecewise
+    }
+
+    /// Sends RESET without waiting for its answer; false if the socket takes nothing now.
+    pub(crate) fn reset_now(&mut self) -> bool {
+        debug_assert!(self.outbuf.is_empty(), "nothing may come before it");
+        const RESET: [u8; 6] = [0, 2, 0xB0, Tag::RESET.0, 0, 0];
+        let mut nobody = Context::from_waker(Waker::noop());
+        let sent = Pin::new(&mut self.transport).poll_write(&mut nobody, &RESET);
+        if !matches!(sent, Poll::Ready(Ok(sent)) if sent == RESET.len()) {
+            self.machine.lost();
+            return false;
+        }
+        self.machine.sent_own(Tag::RESET);
+        !matches!(Pin::new(&mut self.transport).poll_flush(&mut nobody), Poll::Ready(Err(_)))
+    }
+
+    /// Reads and drops answers until none is due. Gives the last one's metadata to `each`.
+    pub(crate) async fn drain(
+        &mut self,
+        buffers: &Buffers,
+        mut each: impl FnMut(Tag, &Summary<'_>, &[u8]),
+    ) -> io::Result<()> {
+        let mut scratch = BytesMut::new();
+        self.flush().await?;
+        while self.machine.due() > 0 {
+            let passed = self.scan(0);
+            self.inbuf.advance(passed.pass);
+            if passed.summary
+                && let Next::Summary(extent) = self.next(0)
+            {
+                let payload = chunk::payload(&self.inbuf, extent, &mut scratch);
+                let summary = Summary::parse(payload).map_err(io::Error::other)?;
+                let Some(expected) = self.machine.received(summary.outcome) else {
+                    return Err(io::Error::other("an answer that was not asked for"));
+                };
+                each(expected.tag, &summary, payload);
+                self.inbuf.advance(extent.wire);
+                continue;
+            }
+            if self.inbuf.len() > MAX_OWN_ANSWER {
+                return Err(io::Error::other("an answer is larger than expected"));
+            }
+            std::future::poll_fn(|cx| self.poll_fill(cx, buffers)).await?;
+        }
+        self.inbuf.rest(buffers);
+        Ok(())
+    }
+
+    /// Says GOODBYE and closes; what cannot be sent at once is not sent.
+    pub(crate) async fn close(mut self: Box<Self>) {
+        self.outbuf.clear();
+        chunk::put_message(&mut self.outbuf, |out| out.extend_from_slice(&[0xB0, Tag::GOODBYE.0]));
+        let farewell = async {
+            self.flush().await?;
+            self.transport.shutdown().await
+        };
+        // A peer that does not take six bytes in a second is gone.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), farewell).await;
+    }
+}
+
+/// Largest answer to a request of Sidebolt's own.
+const MAX_OWN_ANSWER: usize = 1024 * 1024;
