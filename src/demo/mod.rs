@@ -1,5 +1,6 @@
 //! `sidebolt demo`: a graph to try Sidebolt with.
 
+pub mod airports;
 #[cfg(feature = "demo")]
 mod bookmark;
 #[cfg(feature = "demo")]

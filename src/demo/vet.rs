@@ -22,6 +22,10 @@ pub(super) enum Shape {
     Temporal,
     /// A sum, which the engine leaves null where nothing was added.
     Sum,
+    /// The result of arithmetic, which the engine leaves null where Neo4j fails (division by zero, overflow).
+    Computed,
+    /// A node that the same statement deletes.
+    Deleted,
     /// A node.
     Node,
     /// A relationship.
@@ -40,8 +44,8 @@ impl Shape {
     /// True if it is, or holds, a node, a relationship or a path.
     pub(super) fn has_entity(&self) -> bool {
         match self {
-            Self::Plain | Self::Temporal | Self::Sum => false,
-            Self::Node | Self::Relationship | Self::Path | Self::ShortestPath => true,
+            Self::Plain | Self::Temporal | Self::Sum | Self::Computed => false,
+            Self::Node | Self::Relationship | Self::Path | Self::ShortestPath | Self::Deleted => true,
             Self::List(item) => item.has_entity(),
             Self::Map(entries) => entries.iter().any(|(_, shape)| shape.has_entity()),
         }
@@ -52,6 +56,7 @@ impl Shape {
 pub(super) fn check(root: &Operator, parameters: &HashMap<String, Value>) -> Result<Vec<Shape>, Failure> {
     let mut vet = Vet { parameters, variables: HashMap::new(), writes: root.has_mutations() };
     vet.operator(root)?;
+    vet.late_values(root)?;
     vet.columns(root)
 }
 
@@ -75,12 +80,37 @@ impl Vet<'_> {
                 }
                 Ok(first)
             }
+            Operator::Aggregate(op) => {
+                let keys = op.group_by.iter().map(|key| self.shape(key));
+                let mut shapes = keys.collect::<Result<Vec<_>, _>>()?;
+                let bound = |name: &Option<String>| name.as_ref().and_then(|n| self.variables.get(n)).cloned();
+                shapes.extend(op.aggregates.iter().map(|a| bound(&a.alias).unwrap_or(Shape::Plain)));
+                Ok(shapes)
+            }
             Operator::CallProcedure(_) | Operator::Empty => Ok(Vec::new()),
             other => match other.children().as_slice() {
                 [only] => self.columns(only),
                 _ => Ok(Vec::new()),
             },
         }
+    }
+
+    /// Over the rows of an UNWIND, Neo4j returns the properties as the last row left them, the engine as each row found them.
+    fn late_values(&self, root: &Operator) -> Result<(), Failure> {
+        let Operator::Return(op) = root else { return Ok(()) };
+        let mut seen = Written::default();
+        seen.look(root);
+        let late = |expression: &Expression| match expression {
+            Expression::Variable(name) => seen.variables.contains(name),
+            Expression::Property { variable, property } => {
+                seen.variables.contains(variable) && !seen.keys.contains(&(variable.clone(), property.clone()))
+            }
+            _ => false,
+        };
+        if seen.unwinds && op.items.iter().any(|item| late(&item.expression)) {
+            return Err(unsupported("returning properties that the rows of an UNWIND write"));
+        }
+        Ok(())
     }
 
     fn bind(&mut self, variable: &str, shape: Shape) {
@@ -113,14 +143,22 @@ impl Vet<'_> {
                 }
             }
             Operator::Merge(op) => {
-                [&op.match_properties, &op.on_create, &op.on_match].map(|p| self.assignments(p)).into_iter().collect::<Result<(), _>>()?;
+                self.merge(&op.match_properties, &op.on_create, &op.on_match)?;
                 self.bind(&op.variable, Shape::Node);
             }
             Operator::MergeRelationship(op) => {
-                [&op.match_properties, &op.on_create, &op.on_match].map(|p| self.assignments(p)).into_iter().collect::<Result<(), _>>()?;
+                self.merge(&op.match_properties, &op.on_create, &op.on_match)?;
                 self.bind(&op.variable, Shape::Relationship);
             }
-            Operator::SetProperty(op) => self.assignments(&op.properties)?,
+            Operator::SetProperty(op) => {
+                let created =
+                    matches!(&*op.input, Operator::CreateNode(create) if create.variable == op.variable);
+                if op.replace && !created {
+                    return Err(unsupported("replacing all properties by SET (use SET … += …)"));
+                }
+                self.no_nulls(&op.properties)?;
+                self.assignments(&op.properties)?;
+            }
             Operator::Unwind(op) => {
                 let shape = match self.expression(&op.expression)? {
                     Shape::List(item) => *item,
@@ -154,6 +192,8 @@ impl Vet<'_> {
             }
             Operator::Aggregate(op) => self.aggregate(op)?,
             Operator::CallProcedure(op) => procedure(op)?,
+            Operator::DeleteNode(op) => self.bind(&op.variable, Shape::Deleted),
+            Operator::DeleteEdge(op) => self.bind(&op.variable, Shape::Deleted),
             Operator::Join(_)
             | Operator::LeftJoin(_)
             | Operator::AntiJoin(_)
@@ -161,8 +201,6 @@ impl Vet<'_> {
             | Operator::Limit(_)
             | Operator::Skip(_)
             | Operator::Distinct(_)
-            | Operator::DeleteNode(_)
-            | Operator::DeleteEdge(_)
             | Operator::AddLabel(_)
             | Operator::RemoveLabel(_)
             | Operator::Union(_)
@@ -196,8 +234,18 @@ impl Vet<'_> {
     fn aggregate(&mut self, op: &grafeo_engine::query::plan::AggregateOp) -> Result<(), Failure> {
         for key in &op.group_by {
             self.expression(key)?;
+            // Values of other expressions were seen to come back as their raw bits.
+            if !matches!(key, Expression::Variable(_) | Expression::Property { .. } | Expression::Type(_)) {
+                return Err(unsupported("grouping by an expression (compute it in a WITH before)"));
+            }
         }
+        let far = hops(&op.input) > 1;
         for aggregate in &op.aggregates {
+            if aggregate.distinct && far {
+                return Err(unsupported(
+                    "DISTINCT in an aggregation over more than one hop (write `WITH DISTINCT x RETURN count(x)`)",
+                ));
+            }
             let shape = match &aggregate.expression {
                 Some(expression) => self.expression(expression)?,
                 None => Shape::Plain,
@@ -208,6 +256,7 @@ impl Vet<'_> {
                 Collect => Shape::List(Box::new(shape)),
                 _ if shape.has_entity() => return Err(unsupported("this aggregation of nodes or relationships")),
                 Sum => Shape::Sum,
+                AggregateFunction::PercentileDisc => return Err(unsupported("percentileDisc")),
                 _ => Shape::Plain,
             };
             if let Some(alias) = &aggregate.alias {
@@ -217,10 +266,57 @@ impl Vet<'_> {
         op.having.iter().try_for_each(|having| self.expression(having).map(drop))
     }
 
+    fn merge(
+        &mut self,
+        keys: &[(String, Expression)],
+        on_create: &[(String, Expression)],
+        on_match: &[(String, Expression)],
+    ) -> Result<(), Failure> {
+        for (key, expression) in keys {
+            if matches!(self.constant(expression), Some(Value::Null)) {
+                let code = "Neo.ClientError.Statement.SemanticError";
+                let message = format!("Cannot merge with a null property value for '{key}'");
+                return Err(Failure::new(code, "22N31", message));
+            }
+        }
+        for properties in [keys, on_create, on_match] {
+            self.assignments(properties)?;
+        }
+        self.no_nulls(on_create)?;
+        self.no_nulls(on_match)
+    }
+
+    /// Neo4j counts a property that is set to null; the engine does so only if it was there.
+    fn no_nulls(&self, of: &[(String, Expression)]) -> Result<(), Failure> {
+        let of_rows = self.parameters.values().any(|value| match value {
+            Value::List(rows) => rows.iter().any(has_null),
+            _ => false,
+        });
+        for (key, expression) in of {
+            let null = match expression {
+                Expression::Map(entries) => entries.iter().any(|(_, e)| self.constant(e) == Some(&Value::Null)),
+                other => self.constant(other).is_some_and(has_null),
+            };
+            if null || key == "*" && of_rows && self.constant(expression).is_none() {
+                return Err(unsupported("setting a property to null (use REMOVE)"));
+            }
+        }
+        Ok(())
+    }
+
     fn assignments(&mut self, of: &[(String, Expression)]) -> Result<(), Failure> {
-        for (_, expression) in of {
+        for (key, expression) in of {
             if self.expression(expression)?.has_entity() {
                 return Err(unsupported("setting properties from a node or relationship as a whole"));
+            }
+            let whole = key == "*";
+            match self.constant(expression) {
+                Some(Value::Map(entries)) if whole => entries.values().try_for_each(storable)?,
+                Some(value) if !whole => storable(value)?,
+                _ => {}
+            }
+            if !whole && matches!(expression, Expression::Map(_)) {
+                return Err(not_storable());
             }
         }
         Ok(())
@@ -235,8 +331,14 @@ impl Vet<'_> {
             }
             Expression::Unary { operand, .. } => drop(self.expression(operand)?),
             Expression::FunctionCall { name, args, .. } => {
+                let mut shapes = Vec::new();
                 for arg in args {
-                    self.expression(arg)?;
+                    shapes.push(self.expression(arg)?);
+                }
+                let list = matches!(shapes.first(), Some(Shape::List(_)))
+                    || matches!(args.first().and_then(|a| self.constant(a)), Some(Value::List(_)));
+                if name.eq_ignore_ascii_case("size") && !list {
+                    return Err(unsupported("size() of anything but a list"));
                 }
                 function(name, args)?;
             }
@@ -252,6 +354,14 @@ impl Vet<'_> {
             }
             Expression::MapAccess { base, key } => self.map_access(base, key)?,
             Expression::SliceAccess { base, start, end } => {
+                let negative = |e: &Expression| match e {
+                    Expression::Literal(Value::Int64(at)) => *at < 0,
+                    Expression::Literal(_) => false,
+                    _ => true,
+                };
+                if [start, end].into_iter().flatten().any(|part| negative(part)) {
+                    return Err(unsupported("a slice with bounds that are no plain numbers"));
+                }
                 for part in [Some(base), start.as_ref(), end.as_ref()].into_iter().flatten() {
                     self.expression(part)?;
                 }
@@ -333,6 +443,16 @@ impl Vet<'_> {
                 None if self.writes => Err(unsupported("a division by anything but a constant in a write")),
                 None => Ok(()),
             },
+            BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge => {
+                let zoned = |e: &Expression| matches!(self.constant(e), Some(Value::ZonedDatetime(_)));
+                if zoned(left) || zoned(right) {
+                    return Err(unsupported("comparing date-times with a zone"));
+                }
+                if shapes.iter().any(|shape| matches!(shape, Shape::List(_))) {
+                    return Err(unsupported("comparing lists by < or >"));
+                }
+                Ok(())
+            }
             BinaryOp::Add => {
                 let lists = shapes.iter().filter(|s| matches!(s, Shape::List(_))).count();
                 if lists == 1 {
@@ -410,6 +530,11 @@ impl Vet<'_> {
             Expression::PatternComprehension { projection, .. } => {
                 Shape::List(Box::new(self.shape(projection)?))
             }
+            Expression::Binary { op, left, .. } if is_arithmetic(*op) => match self.shape(left)? {
+                list @ Shape::List(_) => list,
+                Shape::Temporal => Shape::Temporal,
+                _ => Shape::Computed,
+            },
             Expression::ValueSubquery(_) => return Err(unsupported("a subquery as a value")),
             _ => Shape::Plain,
         })
@@ -437,10 +562,88 @@ impl Vet<'_> {
                 common(args.iter().map(|arg| self.shape(arg)).collect::<Result<Vec<_>, _>>()?)?
             }
             "date" | "time" | "localtime" | "datetime" | "localdatetime" | "duration" => Shape::Temporal,
+            "tointeger" | "tofloat" => Shape::Computed,
             "split" | "range" | "keys" | "labels" => list(Shape::Plain),
             _ => Shape::Plain,
         })
     }
+}
+
+/// What a plan writes, for `late_values`.
+#[derive(Default)]
+struct Written {
+    unwinds: bool,
+    variables: Vec<String>,
+    keys: Vec<(String, String)>,
+}
+
+impl Written {
+    fn look(&mut self, op: &Operator) {
+        match op {
+            Operator::Unwind(_) => self.unwinds = true,
+            Operator::SetProperty(op) => self.variables.push(op.variable.clone()),
+            Operator::Merge(op) => self.merge(&op.variable, &op.match_properties, &op.on_create, &op.on_match),
+            Operator::MergeRelationship(op) => {
+                self.merge(&op.variable, &op.match_properties, &op.on_create, &op.on_match);
+            }
+            _ => {}
+        }
+        op.children().into_iter().for_each(|child| self.look(child));
+    }
+
+    fn merge(
+        &mut self,
+        variable: &str,
+        keys: &[(String, Expression)],
+        on_create: &[(String, Expression)],
+        on_match: &[(String, Expression)],
+    ) {
+        if !(on_create.is_empty() && on_match.is_empty()) {
+            self.variables.push(variable.to_owned());
+        }
+        self.keys.extend(keys.iter().map(|(key, _)| (variable.to_owned(), key.clone())));
+    }
+}
+
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Map(entries) => entries.values().any(has_null),
+        _ => false,
+    }
+}
+
+fn is_arithmetic(op: BinaryOp) -> bool {
+    use BinaryOp::{Add, Div, Mod, Mul, Pow, Sub};
+    matches!(op, Add | Sub | Mul | Div | Mod | Pow)
+}
+
+/// How many relationships the patterns of one plan walk along.
+fn hops(op: &Operator) -> usize {
+    let own = usize::from(matches!(op, Operator::Expand(_)));
+    own + op.children().into_iter().map(hops).sum::<usize>()
+}
+
+/// Neo4j stores no maps, and lists of one type only.
+fn storable(value: &Value) -> Result<(), Failure> {
+    let scalar = |v: &Value| !matches!(v, Value::Map(_) | Value::List(_) | Value::Null);
+    match value {
+        Value::Map(_) => Err(not_storable()),
+        Value::List(items) => {
+            let kind = items.first().map(std::mem::discriminant);
+            let fine = items.iter().all(|i| scalar(i) && Some(std::mem::discriminant(i)) == kind);
+            if fine { Ok(()) } else { Err(not_storable()) }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_storable() -> Failure {
+    Failure::new(
+        "Neo.ClientError.Statement.TypeError",
+        "22G03",
+        "Property values can only be of primitive types or arrays thereof",
+    )
 }
 
 /// The one shape of several values; plain ones mix freely, entities with nothing else.
@@ -461,7 +664,7 @@ fn common(shapes: Vec<Shape>) -> Result<Shape, Failure> {
 /// Functions that give what Neo4j gives, by name in lower case.
 const FUNCTIONS: &[&str] = &[
     "abs", "acos", "asin", "atan", "atan2", "ceil", "coalesce", "cos", "cot", "date", "degrees", "duration",
-    "e", "elementid", "endnode", "exists", "exp", "floor", "head", "id", "keys", "labels", "last", "left",
+    "e", "elementid", "endnode", "exists", "exp", "floor", "haslabel", "head", "id", "keys", "labels", "last", "left",
     "length", "localdatetime", "log", "log10", "ltrim", "nodes", "pi", "properties", "radians", "rand",
     "range", "relationships", "replace", "reverse", "right", "round", "rtrim", "sign", "sin", "size", "split",
     "sqrt", "startnode", "substring", "tail", "tan", "time", "timestamp", "toboolean", "tofloat",
@@ -470,7 +673,7 @@ const FUNCTIONS: &[&str] = &[
 
 /// Functions of Neo4j that the engine lacks or gets wrong.
 const OTHERS: &[&str] = &[
-    "btrim", "char_length", "character_length", "cosh", "coth", "datetime", "elementid", "file", "haversin",
+    "avg", "btrim", "char_length", "collect", "count", "max", "min", "sum", "stdev", "percentilecont", "character_length", "cosh", "coth", "datetime", "elementid", "file", "haversin",
     "isempty", "isnan", "linenumber", "localtime", "lower", "nullif", "point", "randomuuid", "sinh", "tanh",
     "tobooleanlist", "tobooleanornull", "tofloatlist", "tofloatornull", "tointegerlist", "tointegerornull",
     "tostringlist", "tostringornull", "upper", "valuetype", "normalize", "vector", "uuid",
