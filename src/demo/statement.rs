@@ -342,6 +342,9 @@ impl<'a, 't> Rewrite<'a, 't> {
         let accessed = self.tokens.is(at + 1, ".") || self.tokens.is(at + 1, "[");
         let in_projection = matches!(clause, "WITH" | "RETURN") && !accessed;
         let as_properties = clause == "CREATE" && self.tokens.is(at + 1, ")") || self.tokens.is(at + 1, "]");
+        if in_projection && matches!(value, Value::Bytes(_)) {
+            return Err(unsupported("returning a parameter of bytes"));
+        }
         if !nested || !(in_projection || as_properties && matches!(value, Value::Map(_))) {
             return Ok(None);
         }
@@ -376,6 +379,7 @@ impl<'a, 't> Rewrite<'a, 't> {
                 }
                 out.push('}');
             }
+            Value::Bytes(_) => return Err(unsupported("returning a parameter of bytes")),
             scalar => out.push_str(&self.hoist(scalar.clone())),
         }
         Ok(())

@@ -8,7 +8,7 @@ use grafeo_common::types::Value;
 use grafeo_engine::query::LogicalExpression as Expression;
 use grafeo_engine::query::LogicalOperator as Operator;
 use grafeo_engine::query::plan::{
-    AggregateFunction, BinaryOp, CallProcedureOp, ExpandDirection, ExpandOp, MapProjectionEntry,
+    AggregateFunction, BinaryOp, CallProcedureOp, ExpandDirection, ExpandOp, MapProjectionEntry, SetPropertyOp,
 };
 
 use super::refusal::{division_by_zero, syntax, unsupported};
@@ -156,7 +156,17 @@ impl Vet<'_> {
                 if op.replace && !created {
                     return Err(unsupported("replacing all properties by SET (use SET … += …)"));
                 }
-                self.no_nulls(&op.properties)?;
+                let removes = |op: &SetPropertyOp| {
+                    op.properties.iter().all(|(_, e)| self.constant(e) == Some(&Value::Null))
+                };
+                let mixed = |before: &Operator| match before {
+                    Operator::SetProperty(before) => removes(before) != removes(op),
+                    _ => false,
+                };
+                // Alone, a removal is counted as in Neo4j; beside other assignments it is not.
+                if !removes(op) || mixed(&op.input) {
+                    self.no_nulls(&op.properties)?;
+                }
                 self.assignments(&op.properties)?;
             }
             Operator::Unwind(op) => {

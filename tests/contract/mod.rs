@@ -48,15 +48,18 @@ pub fn statements() -> Vec<Statement> {
     serde_saphyr::from_str(include_str!("statements.yaml")).expect("invariant: the list is valid")
 }
 
-/// Runs the whole list on the server at `address` (`host:port`), which must hold nothing but what an earlier run left.
+/// Runs the whole list on the server at `address` (`host:port`). Everything in its database but airports is deleted first.
 pub async fn run(address: &str, auth: Auth) -> Result<Vec<Outcome>, ClientError> {
     run_list(address, auth, &statements()).await
 }
 
-/// Runs `list` behind the airports graph.
+/// `run` with another list.
 pub async fn run_list(address: &str, auth: Auth, list: &[Statement]) -> Result<Vec<Outcome>, ClientError> {
     let timeout = std::time::Duration::from_secs(60);
     let mut client = BoltClient::connect(address, Options { auth, timeout, ..Options::default() }).await?;
+    for clean in CLEAN {
+        client.query(clean).await?;
+    }
     airports::seed(&mut client, |_| {}).await?;
     let mut outcomes = Vec::new();
     for statement in list {
@@ -73,6 +76,13 @@ pub async fn run_list(address: &str, auth: Auth, list: &[Statement]) -> Result<V
     client.close().await;
     Ok(outcomes)
 }
+
+/// Takes away what an earlier run left.
+const CLEAN: [&str; 3] = [
+    "MATCH (n) WHERE NOT n:Airport DETACH DELETE n",
+    "DROP CONSTRAINT person_email IF EXISTS",
+    "DROP INDEX person_city IF EXISTS",
+];
 
 fn normal(answer: &Answer, ordered: bool) -> Json {
     let mut rows: Vec<Json> =
