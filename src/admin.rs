@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -56,12 +57,23 @@ async fn metrics(State(context): State<Context>) -> Response {
     let reloads = context.health.reloads();
     metrics.reloads.with_label_values(&["applied"]).set(reloads.ok as i64);
     metrics.reloads.with_label_values(&["refused"]).set(reloads.refused as i64);
+    let listener = &context.health.listener;
+    let seen = |outcome: &str, count: u64| metrics.listener.with_label_values(&[outcome]).set(count as i64);
+    seen("accepted", listener.accepted.load(Ordering::Relaxed));
+    seen("max_connections", listener.refused_total.load(Ordering::Relaxed));
+    seen("max_connections_per_address", listener.refused_per_address.load(Ordering::Relaxed));
+    for (reason, count) in listener.handshake_failed() {
+        seen(reason.as_str(), count);
+    }
     for pool in shared.upstream.pools() {
         let (open, idle, waiting) = pool.counts();
         let server = pool.address();
         metrics.pool_connections.with_label_values(&[server, "open"]).set(open as i64);
         metrics.pool_connections.with_label_values(&[server, "idle"]).set(idle as i64);
         metrics.pool_waiting.with_label_values(&[server]).set(waiting as i64);
+    }
+    for (role, count) in shared.upstream.members() {
+        metrics.routing_members.with_label_values(&[role.name()]).set(count as i64);
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.expose()).into_response()
 }

@@ -1,50 +1,60 @@
 //! Sidebolt as a whole: built from its configuration, started, drained.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::buffers::Buffers;
 use crate::config::reload::{Counters, Reloader};
 use crate::config::{Config, UpstreamUri};
+use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
-use crate::transport::Transport;
-use crate::upstream::{Connector, Identities, Upstream};
+use crate::transport::tls::{TlsAcceptor, TlsError};
+use crate::upstream::{Connector, Dialer, Identities, Upstream};
 use crate::{admin, session};
 
 /// How often pools are swept and the upstream is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long the upstream may take to answer before Sidebolt is not ready.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why Sidebolt cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// A port cannot be bound.
-    #[error("cannot listen on {address} ({key}): {source}; choose another address or stop what uses it")]
-    Bind {
+    /// The Bolt port cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The admin port cannot be opened.
+    #[error("admin.address {address}: {source}; choose another address or stop what uses it (--admin)")]
+    Admin {
         /// The address.
         address: SocketAddr,
-        /// The configuration key that names it.
-        key: &'static str,
         /// What the system said.
         source: std::io::Error,
     },
     /// `upstream.uri` cannot be used.
     #[error("upstream.uri: {0}")]
     Uri(String),
+    /// The certificates for the upstream side cannot be used.
+    #[error("upstream: {0}")]
+    Tls(#[from] TlsError),
 }
 
 /// What the admin port tells: whether traffic should come here, and how reloads went.
 pub(crate) struct Health {
     reason: Mutex<Option<String>>,
     reloader: OnceLock<Reloader>,
+    /// What the Bolt port has seen.
+    pub(crate) listener: Arc<ListenerStats>,
 }
 
 impl Health {
@@ -67,6 +77,8 @@ impl Health {
 pub struct App {
     shared: Arc<Shared>,
     health: Arc<Health>,
+    dialer: Arc<Dialer>,
+    tls: Arc<TlsAcceptor>,
     bolt: SocketAddr,
     admin: Option<SocketAddr>,
     /// Stops accepting.
@@ -74,6 +86,7 @@ pub struct App {
     /// Stops everything else, once no client is left.
     end: CancellationToken,
     sessions: TaskTracker,
+    accepting: JoinHandle<()>,
 }
 
 impl App {
@@ -84,42 +97,48 @@ impl App {
             UpstreamUri::parse(&current.upstream.uri).map_err(|error| StartError::Uri(error.to_string()))?;
         let buffers = Arc::new(Buffers::default());
         let metrics = Arc::new(Metrics::new());
-        let upstream = Upstream::new(&uri.host, uri.port, &config, &buffers, &metrics);
+        let dialer = Dialer::new(&uri, &config)?;
+        let upstream = Upstream::new(&uri, &dialer, &buffers, &metrics);
         let identities = Identities::default();
         let registry = Arc::new(Registry::default());
-        let shared = Arc::new(Shared { config, upstream, identities, metrics, buffers, registry });
-        let bind_error =
-            |key, address| move |source: std::io::Error| StartError::Bind { address, key, source };
-        let bolt = TcpListener::bind(current.listen.address)
-            .await
-            .map_err(bind_error("listen.address", current.listen.address))?;
+        let listener = Listener::bind(&current.listen)?;
+        let bolt = listener.local_addr().unwrap_or(current.listen.address);
+        let health = Arc::new(Health {
+            reason: Mutex::new(Some("starting".to_owned())),
+            reloader: OnceLock::new(),
+            listener: listener.stats(),
+        });
+        let tls = listener.tls();
+        let shared = Arc::new(Shared {
+            config: Arc::clone(&config),
+            upstream,
+            identities,
+            metrics,
+            buffers,
+            registry,
+        });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-        let health =
-            Arc::new(Health { reason: Mutex::new(Some("starting".to_owned())), reloader: OnceLock::new() });
         let mut admin_address = None;
         if let Some(address) = current.admin.address {
-            let listener = admin::bind(address).await.map_err(bind_error("admin.address", address))?;
-            admin_address = listener.local_addr().ok();
-            tokio::spawn(admin::serve(listener, Arc::clone(&shared), Arc::clone(&health), end.clone()));
+            let bound = admin::bind(address).await.map_err(|source| StartError::Admin { address, source })?;
+            admin_address = bound.local_addr().ok();
+            tokio::spawn(admin::serve(bound, Arc::clone(&shared), Arc::clone(&health), end.clone()));
         }
-        let app = Self {
-            bolt: bolt.local_addr().unwrap_or(current.listen.address),
-            admin: admin_address,
-            shared: Arc::clone(&shared),
-            health: Arc::clone(&health),
-            stop: stop.clone(),
-            end: end.clone(),
-            sessions: TaskTracker::new(),
-        };
-        tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end));
-        tokio::spawn(accept(bolt, Arc::clone(&shared), app.sessions.clone(), stop));
-        Ok(app)
+        tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end.clone()));
+        let sessions = TaskTracker::new();
+        let handler = session_handler(Arc::clone(&shared));
+        let accepting = tokio::spawn(listener.run(config, sessions.clone(), stop.clone(), handler));
+        Ok(Self { shared, health, dialer, tls, bolt, admin: admin_address, stop, end, sessions, accepting })
     }
 
     /// The versions that `upstream.uri` offers, in words.
     pub(crate) async fn offered(config: &Arc<ArcSwap<Config>>) -> Result<String, String> {
         let uri = UpstreamUri::parse(&config.load().upstream.uri).map_err(|error| error.to_string())?;
-        let connector = Connector::new(&uri.host, uri.port, Arc::clone(config));
+        let connector = Connector::new(
+            &uri.host,
+            uri.port,
+            Dialer::new(&uri, config).map_err(|error| error.to_string())?,
+        );
         let versions = connector.offered().await.map_err(|refusal| refusal.to_string())?;
         let names: Vec<String> = versions.iter().map(ToString::to_string).collect();
         Ok(format!("Neo4j at {} answers and speaks Bolt {}", connector.address, names.join(", ")))
@@ -131,9 +150,16 @@ impl App {
         let _ = self.health.reloader.set(reloader);
     }
 
-    /// What is to be done when the configuration has changed.
+    /// What is to be done when the configuration, or a file that it names, has changed.
     pub fn reconfigure(&self) -> impl Fn(&Config) + Send + Sync + 'static {
-        |_new| {}
+        let (dialer, tls) = (Arc::clone(&self.dialer), Arc::clone(&self.tls));
+        move |new| {
+            // What the acceptor cannot use it has logged itself; the old certificate stays.
+            let _ = tls.reload(new.listen.tls.as_ref());
+            if let Err(error) = dialer.reload(new) {
+                tracing::error!(%error, "The certificates for the upstream side cannot be used; the old ones stay.");
+            }
+        }
     }
 
     /// Where drivers connect to.
@@ -150,6 +176,7 @@ impl App {
     pub async fn drain(self) {
         self.health.set(Some("draining".to_owned()));
         self.stop.cancel();
+        let _ = self.accepting.await;
         self.shared.registry.end_all();
         self.sessions.close();
         let limit = self.shared.config.load().shutdown.drain_timeout;
@@ -171,15 +198,16 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            let mut trouble = None;
+            let config = shared.config.load_full();
             for pool in shared.upstream.pools() {
                 pool.sweep();
-                let config = shared.config.load_full();
-                if config.pool.min_idle > 0 {
-                    pool.warm(&shared.identities.service(&config.auth)).await;
-                }
-                trouble = trouble.or(pool.offered().await.err().map(|refusal| refusal.to_string()));
             }
+            if config.pool.min_idle > 0 {
+                shared.upstream.warm(&shared.identities.service(&config.auth)).await;
+            }
+            // A server that says nothing is as bad as none, and the pools want their sweep.
+            let looked = tokio::time::timeout(LOOK, shared.upstream.look()).await;
+            let trouble = looked.unwrap_or_else(|_| Some(format!("Neo4j does not answer within {LOOK:?}")));
             if !shared.registry.is_ending() {
                 health.set(trouble);
             }
@@ -188,25 +216,16 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
     let _ = end.run_until_cancelled(work).await;
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, sessions: TaskTracker, stop: CancellationToken) {
-    let work = async {
-        loop {
-            let Ok((stream, peer)) = listener.accept().await else { continue };
-            let shared = Arc::clone(&shared);
-            sessions.spawn(async move {
-                let Ok(local) = stream.local_addr() else { return };
-                if stream.set_nodelay(true).is_err() {
-                    return;
-                }
-                let mut stream = stream;
-                let mut magic = [0; 4];
-                if tokio::io::AsyncReadExt::read_exact(&mut stream, &mut magic).await.is_err() {
-                    return;
-                }
-                let arrival = Arrival { transport: Transport::Tcp(stream), peer, local };
-                session::serve(shared, arrival).await;
-            });
-        }
-    };
-    stop.run_until_cancelled(work).await;
+/// What becomes of a client that speaks Bolt.
+fn session_handler(
+    shared: Arc<Shared>,
+) -> impl Fn(Accepted, ClientGuard) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync + 'static {
+    move |accepted, guard| {
+        let shared = Arc::clone(&shared);
+        let Accepted { transport, peer, local, since, .. } = accepted;
+        Box::pin(async move {
+            session::serve(shared, Arrival { transport, peer, local, since }).await;
+            drop(guard);
+        })
+    }
 }

@@ -262,8 +262,7 @@ impl BoltClient {
     /// Connects to `host:port`, shakes hands and logs in.
     pub async fn connect(address: &str, options: Options) -> Result<Self, ClientError> {
         let deadline = Instant::now() + options.timeout;
-        let connected =
-            within(deadline, options.timeout, "connecting", TcpStream::connect(address)).await?;
+        let connected = within(deadline, options.timeout, "connecting", TcpStream::connect(address)).await?;
         let stream = connected.map_err(|source| ClientError::Io { action: "connecting", source })?;
         stream.set_nodelay(true).map_err(|source| ClientError::Io { action: "connecting", source })?;
         Self::over(stream, options).await

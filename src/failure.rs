@@ -1,5 +1,6 @@
 //! The table: every refusal of Sidebolt's own as the FAILURE that drivers understand.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bolt_wire::message::Failure;
@@ -68,9 +69,6 @@ pub(crate) enum Refusal {
         /// What the last look said.
         reason: String,
     },
-    /// Sidebolt is shutting down.
-    #[error("shutting down")]
-    Draining,
     /// `auth.mode: service`, and the client has not shown the token.
     #[error("the credentials are not those of auth.client_token")]
     TokenMismatch,
@@ -90,7 +88,6 @@ impl Refusal {
             }
             Self::QueueFull { .. } => "try again later",
             Self::NoMember { .. } => "try again; if it stays, check the cluster",
-            Self::Draining => "connect again",
             Self::TokenMismatch | Self::TokenRequired => "give the token as password or bearer credentials",
         }
     }
@@ -103,7 +100,6 @@ impl Refusal {
             Self::AcquisitionTimeout { .. } => "acquisition_timeout",
             Self::QueueFull { .. } => "queue_full",
             Self::NoMember { .. } => "no_member",
-            Self::Draining => "draining",
             Self::TokenMismatch => "token_mismatch",
             Self::TokenRequired => "token_required",
         }
@@ -111,17 +107,56 @@ impl Refusal {
 
     /// The message for the driver.
     pub(crate) fn to_failure(&self) -> Failure {
-        let (code, status) = match self {
+        let (code, status) = self.code();
+        Failure::new(code, status, format!("Sidebolt: {self}; {}.", self.advice()))
+    }
+
+    /// Neo4j code and GQL status.
+    fn code(&self) -> (&'static str, &'static str) {
+        match self {
             Self::TokenMismatch | Self::TokenRequired => (UNAUTHORIZED, UNAUTHORIZED_STATUS),
             Self::Unreachable { .. }
             | Self::VersionUnsupported { .. }
             | Self::AcquisitionTimeout { .. }
             | Self::QueueFull { .. }
-            | Self::NoMember { .. }
-            | Self::Draining => (SHED, SHED_STATUS),
-        };
-        Failure::new(code, status, format!("Sidebolt: {self}; {}.", self.advice()))
+            | Self::NoMember { .. } => (SHED, SHED_STATUS),
+        }
     }
+
+    /// The one after this in the reference table. A new refusal has no place here yet, which the compiler notices.
+    fn following(&self) -> Option<Self> {
+        let address = || "neo4j:7687".to_owned();
+        Some(match self {
+            Self::Unreachable { .. } => {
+                Self::VersionUnsupported { address: address(), version: Version::V6_1 }
+            }
+            Self::VersionUnsupported { .. } => {
+                Self::AcquisitionTimeout { address: address(), waited: Duration::from_secs(60), size: 100 }
+            }
+            Self::AcquisitionTimeout { .. } => Self::QueueFull { address: address(), waiting: 10_000 },
+            Self::QueueFull { .. } => Self::NoMember {
+                role: "writer",
+                database: "neo4j".to_owned(),
+                reason: "an election may be under way".to_owned(),
+            },
+            Self::NoMember { .. } => Self::TokenMismatch,
+            Self::TokenMismatch => Self::TokenRequired,
+            Self::TokenRequired => return None,
+        })
+    }
+}
+
+/// The table of Sidebolt's own refusals in Markdown, as the README has it; each with an example of its message.
+pub(crate) fn reference_markdown() -> String {
+    let first =
+        Refusal::Unreachable { address: "neo4j:7687".to_owned(), reason: "Connection refused".to_owned() };
+    let mut table =
+        String::from("| reason | code | GQL status | message, for example |\n|---|---|---|---|\n");
+    for refusal in std::iter::successors(Some(first), Refusal::following) {
+        let Failure { code, gql_status, message, .. } = refusal.to_failure();
+        let _ = writeln!(table, "| `{}` | `{code}` | `{gql_status}` | {message} |", refusal.label());
+    }
+    table
 }
 
 /// The code with which Neo4j answers what its state machine or its decoder does not allow.
@@ -132,31 +167,54 @@ fn state_name(state: State, version: Version) -> &'static str {
     match state {
         State::Negotiation if version.features().reauth => "NEGOTIATION",
         State::Negotiation | State::Authentication => "AUTHENTICATION",
+        State::AutoCommit => "AUTO_COMMIT",
+        State::Transaction | State::Ending => "IN_TRANSACTION",
         _ => "READY",
     }
 }
 
 /// FAILURE for a message that is not allowed in `state`: as Neo4j 5.26 and 2026.08 were seen to answer it, each in its own words.
 pub(crate) fn write_illegal(tag: Tag, state: State, version: Version, server: &str, out: &mut BytesMut) {
-    let name = tag.name().unwrap_or("Unknown");
-    let (first, rest) = name.split_at(1);
-    let kind = format!("{first}{}Message", rest.to_lowercase());
+    let kind = message_type(tag);
     let state = state_name(state, version);
     let text = format!("Message of type {kind} cannot be handled by a session in the {state} state.");
-    let detail = format!("Message {kind} cannot be handled by session in the '{state}' state.");
-    let cause = Value::map([
+    write_invalid(&text, "08N06", PROTOCOL_ERROR, Some(invalid_state(&kind, state)), version, server, out);
+}
+
+/// FAILURE for a message that is not allowed after a failure in `state`. Both servers say it in the same words, with the message's
+/// fields, which are left out here.
+pub(crate) fn write_illegal_after_failure(tag: Tag, state: State, version: Version, out: &mut BytesMut) {
+    let kind = format!("{}{{}}", message_type(tag));
+    let state = state_name(state, version);
+    let text = format!("Message '{kind}' cannot be handled by session in the {state} state");
+    write_invalid(&text, "08N06", PROTOCOL_ERROR, Some(invalid_state(&kind, state)), version, "", out);
+}
+
+/// `RunMessage` and the like.
+fn message_type(tag: Tag) -> String {
+    let (first, rest) = tag.name().unwrap_or("Unknown").split_at(1);
+    format!("{first}{}Message", rest.to_lowercase())
+}
+
+/// The cause that Neo4j gives for a message that its state does not allow.
+fn invalid_state(message: &str, state: &str) -> Value {
+    let detail = format!("Message {message} cannot be handled by session in the '{state}' state.");
+    Value::map([
         ("message", format!("08N10: {detail}").into()),
         ("gql_status", "08N10".into()),
         ("description", format!("error: connection exception - invalid server state. {detail}").into()),
         ("diagnostic_record", client_error()),
-    ]);
-    write_invalid(&text, "08N06", PROTOCOL_ERROR, Some(cause), version, server, out);
+    ])
 }
 
 /// FAILURE for a message before login that is larger than `limit`.
 pub(crate) fn write_too_large(size: usize, limit: usize, version: Version, out: &mut BytesMut) {
     let text = format!("Value of size {size} exceeded limit of {limit}");
-    Failure::new(INVALID, "22N56", text).write(version, out);
+    let mut failure = Failure::new(INVALID, "22N56", text);
+    failure.description = format!(
+        "error: data exception - protocol message length limit overflow. Protocol message length limit exceeded (limit: {limit})."
+    );
+    failure.write(version, out);
 }
 
 /// FAILURE for a HELLO or LOGON with a field that cannot be used.

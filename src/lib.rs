@@ -8,9 +8,20 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 mod failure;
+pub mod listener;
 pub mod logging;
 mod metrics;
 pub mod run;
 mod session;
 pub mod transport;
 mod upstream;
+
+/// The table of Sidebolt's metrics in Markdown, as the README has it.
+pub fn metrics_reference() -> String {
+    metrics::Metrics::new().reference_markdown()
+}
+
+/// The table of Sidebolt's own failures in Markdown, as the README has it.
+pub fn failures_reference() -> String {
+    failure::reference_markdown()
+}

@@ -64,6 +64,10 @@ pub(crate) struct Metrics {
     pub(crate) connect_failed: IntCounter,
     /// Exchanges whose upstream connection was lost.
     pub(crate) lost: IntCounter,
+    /// Routing tables asked for, by what came of it.
+    pub(crate) routing_refreshes: IntCounterVec,
+    /// Servers listed in routing tables.
+    pub(crate) routing_members: IntGaugeVec,
     /// Configuration reloads.
     pub(crate) reloads: IntGaugeVec,
 }
@@ -147,6 +151,8 @@ impl Metrics {
             connect_seconds: b.seconds("sidebolt_connect_seconds", "Time to make an upstream connection, up to HELLO's answer."),
             connect_failed: b.counter("sidebolt_connect_failures_total", "Attempts to make an upstream connection that failed."),
             lost: b.counter("sidebolt_upstream_lost_total", "Exchanges whose upstream connection was lost; their clients were closed."),
+            routing_refreshes: b.counters("sidebolt_routing_refreshes_total", "Routing tables asked for, by outcome: success, refused (Neo4j said no), unusable (no table could be used), unreachable (no router answered).", &["outcome"]),
+            routing_members: b.gauges("sidebolt_routing_members", "Distinct servers in the routing tables in use, by role (writer, reader, router).", &["role"]),
             reloads: b.gauges("sidebolt_config_reloads", "Configuration reloads since start, by outcome (applied, refused).", &["outcome"]),
             codes: Mutex::default(),
             reference: b.reference,
@@ -177,6 +183,15 @@ impl Metrics {
             || (codes.len() < CODES && code.len() <= 128 && codes.insert(code.to_owned()));
         drop(codes);
         self.failures.with_label_values(&[if known { code } else { "other" }]).inc();
+    }
+
+    /// Drops the series of a server that is no longer used.
+    pub(crate) fn forget_server(&self, server: &str) {
+        // An error means that there was none.
+        for state in ["open", "idle"] {
+            let _ = self.pool_connections.remove_label_values(&[server, state]);
+        }
+        let _ = self.pool_waiting.remove_label_values(&[server]);
     }
 
     /// The exposition for Prometheus.

@@ -1,7 +1,5 @@
 //! The bodies of the fuzz targets. `tests/corpora.rs` and `tests/properties.rs` call them too, so that a
 //! corpus is checked by an ordinary `cargo test`.
-//!
-//! Each takes any bytes and panics if the crate breaks a promise on them.
 
 use bolt_wire::chunk::{self, Found, MessageScanner};
 use bolt_wire::client::{Client, Place};
@@ -13,8 +11,11 @@ use bolt_wire::server::{Server, State, Verdict};
 use bolt_wire::{DecodeError, Tag, Version};
 use bytes::BytesMut;
 
+/// Takes any bytes and panics if the crate breaks a promise on them.
+pub(crate) type Body = fn(&[u8]);
+
 /// Every body by the name of its target and its corpus.
-pub(crate) const ALL: [(&str, fn(&[u8])); 6] = [
+pub(crate) const ALL: [(&str, Body); 6] = [
     ("handshake", handshake),
     ("chunks", chunks),
     ("walker", walker),

@@ -92,10 +92,11 @@ pub fn write_manifest(offered: &[Version], out: &mut BytesMut) {
 fn ranges(offered: &[Version]) -> Vec<(Version, u8)> {
     let mut sorted = offered.to_vec();
     sorted.sort_unstable();
+    sorted.dedup();
     let mut ranges: Vec<(Version, u8)> = Vec::new();
     for version in sorted {
         match ranges.last_mut() {
-            Some((last, range)) if last.major == version.major && last.minor + 1 == version.minor => {
+            Some((last, range)) if last.major == version.major && version.minor - last.minor == 1 => {
                 *last = version;
                 *range += 1;
             }

@@ -80,12 +80,20 @@ pub struct Server {
     in_flight: VecDeque<Tag>,
     /// The exchange stays open after a failure: what comes next is Neo4j's to judge.
     held: bool,
+    /// Where the session stood when a request failed.
+    failed_in: State,
 }
 
 impl Server {
     /// A session that has just negotiated `version`.
     pub fn new(version: Version) -> Self {
-        Self { version, state: State::Negotiation, in_flight: VecDeque::new(), held: false }
+        Self {
+            version,
+            state: State::Negotiation,
+            in_flight: VecDeque::new(),
+            held: false,
+            failed_in: State::Ready,
+        }
     }
 
     /// The negotiated version.
@@ -96,6 +104,11 @@ impl Server {
     /// Where the session stands.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// Where the session stood when its last failed request came; Neo4j's messages name that state.
+    pub fn failed_in(&self) -> State {
+        self.failed_in
     }
 
     /// Requests sent on and not answered yet.
@@ -177,6 +190,13 @@ impl Server {
     /// The next answer came. `None` if none was due.
     pub fn answered(&mut self, outcome: Outcome) -> Option<Answered> {
         let tag = self.in_flight.pop_front()?;
+        if outcome == Outcome::Failure {
+            self.failed_in = match (self.state, tag) {
+                (State::Transaction | State::Ending, tag) if tag != Tag::BEGIN => State::Transaction,
+                (State::AutoCommit, tag) if tag != Tag::RUN => State::AutoCommit,
+                _ => State::Ready,
+            };
+        }
         self.state = match (self.state, tag, outcome) {
             (State::Interrupted, Tag::RESET, Outcome::Success { .. }) if self.in_flight.is_empty() => {
                 self.held = false;
@@ -230,6 +250,7 @@ impl Server {
     /// A request was answered by the session itself with FAILURE.
     pub fn refused(&mut self) {
         debug_assert!(self.in_flight.is_empty(), "own answers come when no other is due");
+        self.failed_in = State::Ready;
         self.state = State::Failed;
     }
 
@@ -320,6 +341,7 @@ mod tests {
         assert!(!server.answered(Outcome::Failure).unwrap().over);
         assert!(!server.answered(Outcome::Ignored).unwrap().over);
         assert!(server.answered(Outcome::Ignored).unwrap().over);
+        assert_eq!(server.failed_in(), State::Transaction);
         for tag in [Tag::RUN, Tag::PULL, Tag::DISCARD, Tag::COMMIT, Tag::ROLLBACK, Tag::ROUTE, Tag::TELEMETRY]
         {
             assert_eq!(server.judge(tag), Verdict::Ignore);

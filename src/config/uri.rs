@@ -108,7 +108,7 @@ impl fmt::Display for UpstreamUri {
 }
 
 /// Takes `host:port`, `host` or `[ipv6]:port` apart.
-pub(super) fn host_and_port(text: &str) -> Result<(String, u16), UriError> {
+pub(crate) fn host_and_port(text: &str) -> Result<(String, u16), UriError> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, after) =

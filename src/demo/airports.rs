@@ -19,8 +19,7 @@ pub fn rows() -> usize {
 /// Writes the graph `(:Airport {iata, name, city, state, latitude, longitude})-[:ROUTE {flights}]->(:Airport)`; what is there already
 /// stays. `progress` is told how many rows were written since it was last told.
 pub async fn seed(client: &mut BoltClient, progress: impl Fn(usize)) -> Result<(), ClientError> {
-    let constraint =
-        "CREATE CONSTRAINT airport_iata IF NOT EXISTS FOR (a:Airport) REQUIRE a.iata IS UNIQUE";
+    let constraint = "CREATE CONSTRAINT airport_iata IF NOT EXISTS FOR (a:Airport) REQUIRE a.iata IS UNIQUE";
     client.query(constraint).await?;
     let airports = "UNWIND $rows AS row MERGE (a:Airport {iata: row.iata}) SET a += row";
     write(client, AIRPORTS, airports, &progress).await?;

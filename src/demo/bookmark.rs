@@ -31,7 +31,11 @@ impl Bookmarks {
             let text = bookmark.as_str().unwrap_or_default();
             let Some((database, commit)) = read(text) else {
                 let code = "Neo.ClientError.Transaction.InvalidBookmark";
-                return Err(Failure::new(code, "08N12", format!("Parsing of supplied bookmarks failed: {text}")));
+                return Err(Failure::new(
+                    code,
+                    "08N12",
+                    format!("Parsing of supplied bookmarks failed: {text}"),
+                ));
             };
             if database == self.database && commit > newest {
                 let code = "Neo.TransientError.Transaction.BookmarkTimeout";
@@ -107,7 +111,8 @@ mod tests {
 
     #[test]
     fn base64_is_base64() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
             assert_eq!(encode(bytes.as_bytes()), text);
             assert_eq!(decode(text).as_deref(), Some(bytes.as_bytes()));
         }

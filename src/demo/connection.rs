@@ -72,7 +72,11 @@ impl From<Result<Value, Failure>> for Answer {
 
 impl Connection {
     /// Shakes hands and sees the client through its login. `None` = it came to nothing.
-    pub(super) async fn open(stream: TcpStream, common: Arc<Common>, number: u64) -> io::Result<Option<Self>> {
+    pub(super) async fn open(
+        stream: TcpStream,
+        common: Arc<Common>,
+        number: u64,
+    ) -> io::Result<Option<Self>> {
         let mut wire = Wire::new(stream)?;
         let Some((version, from_manifest)) = wire.shake_hands(&Version::ALL).await? else { return Ok(None) };
         let desk = common.engine.desk();
@@ -150,14 +154,19 @@ impl Connection {
                 self.machine.reset();
                 self.succeed(Value::map([]));
             }
-            Verdict::Start | Verdict::Continue if self.is_legal(tag) => return self.exchange(tag, &fields).await,
+            Verdict::Start | Verdict::Continue if self.is_legal(tag) => {
+                return self.exchange(tag, &fields).await;
+            }
             Verdict::Ignore => self.put(Tag::IGNORED, &[]),
             Verdict::Close => {
                 self.wire.close().await?;
                 return Ok(false);
             }
             Verdict::Start | Verdict::Continue | Verdict::Illegal | Verdict::Wait => {
-                let message = format!("Message {tag} cannot be handled by session in the {:?} state", self.machine.state());
+                let message = format!(
+                    "Message {tag} cannot be handled by session in the {:?} state",
+                    self.machine.state()
+                );
                 return self.refuse_and_close(invalid_request(message)).await;
             }
         }
@@ -241,10 +250,8 @@ impl Connection {
     }
 
     async fn run(&mut self, text: &Value, params: &Value, extra: &Value, in_transaction: bool) -> Answer {
-        if !in_transaction {
-            if let Err(failure) = self.begin(extra) {
-                return Answer::Failure(failure);
-            }
+        if !in_transaction && let Err(failure) = self.begin(extra) {
+            return Answer::Failure(failure);
         }
         let started = Instant::now();
         let prepared = match statement::prepare(text.as_str().unwrap_or_default(), params) {
@@ -378,7 +385,9 @@ impl Connection {
     async fn commit(&mut self) -> Answer {
         self.results.clear();
         match self.desk.commit().await {
-            Ok(commit) => Answer::Success(Value::map([("bookmark", self.common.bookmarks.write(commit).into())])),
+            Ok(commit) => {
+                Answer::Success(Value::map([("bookmark", self.common.bookmarks.write(commit).into())]))
+            }
             Err(failure) => Answer::Failure(failure),
         }
     }

@@ -121,12 +121,13 @@ impl Desk {
         if let Kind::Schema(command) = prepared.kind {
             let shared = Arc::clone(&self.shared);
             let place = self.writers_place().await?;
-            return self.on_worker(move || {
-                let _place = place;
-                let counters = shared.schema.lock().apply(&command, &shared.db)?;
-                Ok(Rows { keys: Vec::new(), rows: Vec::new(), kind: "s", counters })
-            })
-            .await;
+            return self
+                .on_worker(move || {
+                    let _place = place;
+                    let counters = shared.schema.lock().apply(&command, &shared.db)?;
+                    Ok(Rows { keys: Vec::new(), rows: Vec::new(), kind: "s", counters })
+                })
+                .await;
         }
         let mut held = self.held.take().unwrap_or_else(|| self.new_session());
         if prepared.kind.writes() && held.place.is_none() {

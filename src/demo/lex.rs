@@ -139,7 +139,8 @@ fn parameter(rest: &str) -> usize {
 fn number(rest: &str) -> usize {
     let mut at = name(rest);
     let after_point = |at: usize| rest.get(at + 1..).and_then(|r| r.chars().next());
-    if rest.get(at..).is_some_and(|r| r.starts_with('.')) && after_point(at).is_some_and(|c| c.is_ascii_digit())
+    if rest.get(at..).is_some_and(|r| r.starts_with('.'))
+        && after_point(at).is_some_and(|c| c.is_ascii_digit())
     {
         at += 1 + name(rest.get(at + 1..).unwrap_or_default());
     }
@@ -187,10 +188,37 @@ mod tests {
 
     #[test]
     fn texts_are_cut_into_tokens() {
-        let text = "MATCH (a:`A``b` {x: $p, s: 'it\\'s // no'}) // comment\n/* more */ RETURN a.x*1.5e-3, [1..3]";
+        let text =
+            "MATCH (a:`A``b` {x: $p, s: 'it\\'s // no'}) // comment\n/* more */ RETURN a.x*1.5e-3, [1..3]";
         let expected = [
-            "MATCH", "(", "a", ":", "`A``b`", "{", "x", ":", "$p", ",", "s", ":", "'it\\'s // no'", "}", ")",
-            "RETURN", "a", ".", "x", "*", "1.5e-3", ",", "[", "1", ".", ".", "3", "]",
+            "MATCH",
+            "(",
+            "a",
+            ":",
+            "`A``b`",
+            "{",
+            "x",
+            ":",
+            "$p",
+            ",",
+            "s",
+            ":",
+            "'it\\'s // no'",
+            "}",
+            ")",
+            "RETURN",
+            "a",
+            ".",
+            "x",
+            "*",
+            "1.5e-3",
+            ",",
+            "[",
+            "1",
+            ".",
+            ".",
+            "3",
+            "]",
         ];
         assert_eq!(words(text), expected);
         let tokens = Tokens::new(text);

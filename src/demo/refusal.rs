@@ -48,7 +48,11 @@ pub(super) fn busy(code: &'static str, message: impl Into<String>) -> Failure {
 
 /// The engine broke.
 pub(super) fn broken(message: impl std::fmt::Display) -> Failure {
-    Failure::new("Neo.DatabaseError.General.UnknownError", "50N00", format!("Sidebolt demo engine: {message}"))
+    Failure::new(
+        "Neo.DatabaseError.General.UnknownError",
+        "50N00",
+        format!("Sidebolt demo engine: {message}"),
+    )
 }
 
 /// The engine's error in Neo4j's words.
@@ -78,9 +82,7 @@ pub(super) fn from_engine(error: &Error) -> Failure {
             let code = "Neo.ClientError.Transaction.TransactionTimedOutClientConfiguration";
             Failure::new(code, "25N14", message)
         }
-        ErrorCode::TypeMismatch => {
-            Failure::new("Neo.ClientError.Statement.TypeError", "22G03", message)
-        }
+        ErrorCode::TypeMismatch => Failure::new("Neo.ClientError.Statement.TypeError", "22G03", message),
         ErrorCode::TransactionConflict
         | ErrorCode::TransactionSerialization
         | ErrorCode::TransactionDeadlock => {
@@ -101,10 +103,7 @@ mod tests {
     #[test]
     fn engine_errors_get_the_codes_that_drivers_know() {
         let internal = |message: &str| from_engine(&Error::Internal(message.to_owned())).code;
-        assert_eq!(
-            internal("Unknown procedure: 'a.b'"),
-            "Neo.ClientError.Procedure.ProcedureNotFound"
-        );
+        assert_eq!(internal("Unknown procedure: 'a.b'"), "Neo.ClientError.Procedure.ProcedureNotFound");
         assert_eq!(internal("Variable 'p' not found in input"), UNSUPPORTED);
         let violation = Error::InvalidValue("Constraint violation: UNIQUE constraint".to_owned());
         assert_eq!(from_engine(&violation).code, "Neo.ClientError.Schema.ConstraintValidationFailed");

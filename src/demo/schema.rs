@@ -220,7 +220,10 @@ impl Schema {
             (Some(other), None) => ("constraint name", other),
             (None, None) => return None,
         };
-        let message = format!("{:?} `{}` on :{}({}) exists already", other.what, other.name, other.label, other.property);
+        let message = format!(
+            "{:?} `{}` on :{}({}) exists already",
+            other.what, other.name, other.label, other.property
+        );
         Some(Failure::new(schema(kind), "22N71", message))
     }
 }
@@ -264,7 +267,10 @@ mod tests {
         assert_eq!(run(create), Ok(vec![("constraints-added", 1)]));
         assert_eq!(run(create), Err("Neo.ClientError.Schema.EquivalentSchemaRuleAlreadyExists"));
         assert_eq!(run("CREATE CONSTRAINT c IF NOT EXISTS FOR (a:A) REQUIRE a.k IS UNIQUE"), Ok(vec![]));
-        assert_eq!(run("CREATE INDEX i IF NOT EXISTS FOR (a:`A B`) ON (a.k)"), Ok(vec![("indexes-added", 1)]));
+        assert_eq!(
+            run("CREATE INDEX i IF NOT EXISTS FOR (a:`A B`) ON (a.k)"),
+            Ok(vec![("indexes-added", 1)])
+        );
         assert_eq!(run("DROP INDEX i"), Ok(vec![("indexes-removed", 1)]));
         assert_eq!(run("DROP INDEX i IF EXISTS"), Ok(vec![]));
         assert_eq!(run("DROP INDEX i"), Err("Neo.DatabaseError.Schema.IndexDropFailed"));

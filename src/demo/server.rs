@@ -228,7 +228,10 @@ mod tests {
         for _ in 0..4 {
             answers.push(client.receive().await.unwrap());
         }
-        assert!(matches!(answers[..], [Message::Ignored, Message::Ignored, Message::Ignored, Message::Success(_)]));
+        assert!(matches!(
+            answers[..],
+            [Message::Ignored, Message::Ignored, Message::Ignored, Message::Success(_)]
+        ));
         assert_eq!(count(&mut client, "T").await, 0);
     }
 

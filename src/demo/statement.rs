@@ -143,7 +143,9 @@ fn refuse_prefixes(tokens: &Tokens<'_>) -> Result<(), Failure> {
     if tokens.list.is_empty() {
         return Err(syntax("Unexpected end of input: expected CYPHER, EXPLAIN, PROFILE or Query"));
     }
-    for prefix in ["EXPLAIN", "PROFILE", "CYPHER", "USE", "SHOW", "LOAD", "TERMINATE", "ALTER", "GRANT", "FOREACH"] {
+    for prefix in
+        ["EXPLAIN", "PROFILE", "CYPHER", "USE", "SHOW", "LOAD", "TERMINATE", "ALTER", "GRANT", "FOREACH"]
+    {
         if tokens.is(0, prefix) {
             return Err(unsupported(prefix));
         }
@@ -186,7 +188,8 @@ fn components(tokens: &Tokens<'_>) -> Option<Prepared> {
             let end = names.by_ref().last().map_or(7, |last| last + 1);
             let yielded: Vec<String> = (7..end).step_by(2).map(|at| tokens.name(at)).collect();
             // Only the plain form, which gives what it names; everything else goes the way of unknown procedures.
-            let given: Vec<String> = (end + 1..tokens.list.len()).step_by(2).map(|at| tokens.name(at)).collect();
+            let given: Vec<String> =
+                (end + 1..tokens.list.len()).step_by(2).map(|at| tokens.name(at)).collect();
             if !(given.is_empty() || given == yielded) || !yielded.iter().all(|name| columns.contains(name)) {
                 return None;
             }
@@ -210,7 +213,9 @@ fn components(tokens: &Tokens<'_>) -> Option<Prepared> {
 fn refuse_repeats(tokens: &Tokens<'_>) -> Result<(), Failure> {
     for at in (0..tokens.list.len()).filter(|at| tokens.is(*at, "MATCH")) {
         let end = (at + 1..tokens.list.len())
-            .find(|at| tokens.list.get(*at).is_some_and(|t| t.kind == TokenKind::Word) && ends_pattern(tokens, *at))
+            .find(|at| {
+                tokens.list.get(*at).is_some_and(|t| t.kind == TokenKind::Word) && ends_pattern(tokens, *at)
+            })
             .unwrap_or(tokens.list.len());
         let mut hops = Vec::new();
         for here in at + 1..end {
@@ -428,8 +433,8 @@ fn zoned_datetime(text: &str) -> Option<ZonedDatetime> {
 }
 
 const CLAUSES: &[&str] = &[
-    "MATCH", "WHERE", "WITH", "RETURN", "UNWIND", "CREATE", "MERGE", "SET", "REMOVE", "DELETE", "CALL", "YIELD",
-    "ORDER", "SKIP", "LIMIT",
+    "MATCH", "WHERE", "WITH", "RETURN", "UNWIND", "CREATE", "MERGE", "SET", "REMOVE", "DELETE", "CALL",
+    "YIELD", "ORDER", "SKIP", "LIMIT",
 ];
 
 #[cfg(test)]
@@ -454,7 +459,11 @@ mod tests {
             ("MATCH (a) RETURN a.return", &["a.return"]),
         ];
         for (text, expected) in table {
-            assert_eq!(names(text).as_deref().map(|n| n.iter().map(String::as_str).collect()), Some(expected.to_vec()), "{text}");
+            assert_eq!(
+                names(text).as_deref().map(|n| n.iter().map(String::as_str).collect()),
+                Some(expected.to_vec()),
+                "{text}"
+            );
         }
         assert!(names("CREATE (a {return: 1})").is_none());
     }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use bolt_wire::Version;
 use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value as Bolt;
-use grafeo_common::types::{Date, Duration, EdgeId, NodeId, PropertyKey, Time, Timestamp, Value, ZonedDatetime};
+use grafeo_common::types::{
+    Date, Duration, EdgeId, NodeId, PropertyKey, Time, Timestamp, Value, ZonedDatetime,
+};
 use grafeo_engine::Session;
 
 use super::refusal::{invalid_request, unsupported};
@@ -45,11 +47,10 @@ pub(super) fn to_engine(value: &Bolt) -> Result<Value, Failure> {
         Bolt::Float(value) => Value::Float64(*value),
         Bolt::Bytes(value) => Value::Bytes(value.as_slice().into()),
         Bolt::String(value) => Value::from(value.as_str()),
-        Bolt::List(items) => {
-            Value::List(items.iter().map(to_engine).collect::<Result<Vec<_>, _>>()?.into())
-        }
+        Bolt::List(items) => Value::List(items.iter().map(to_engine).collect::<Result<Vec<_>, _>>()?.into()),
         Bolt::Map(entries) => {
-            let entry = |(key, value): &(String, Bolt)| Ok((PropertyKey::from(key.as_str()), to_engine(value)?));
+            let entry =
+                |(key, value): &(String, Bolt)| Ok((PropertyKey::from(key.as_str()), to_engine(value)?));
             Value::Map(Arc::new(entries.iter().map(entry).collect::<Result<_, _>>()?))
         }
         Bolt::Struct(signature, fields) => struct_to_engine(*signature, fields)?,
@@ -159,17 +160,21 @@ fn seconds_and_nanos(at: Timestamp) -> [i64; 2] {
 }
 
 /// A map, or the engine's picture of a node or a relationship: a map with `_id` and its kin.
-fn map_to_bolt(map: &BTreeMap<PropertyKey, Value>, shape: &Shape, session: &Session) -> Result<Bolt, Failure> {
+fn map_to_bolt(
+    map: &BTreeMap<PropertyKey, Value>,
+    shape: &Shape,
+    session: &Session,
+) -> Result<Bolt, Failure> {
     let integer = |key: &str| match map.get(&PropertyKey::from(key)) {
         Some(Value::Int64(value)) => Ok(*value),
         _ => Err(unsupported("returning this expression")),
     };
-    let properties = |own: &[&str]| {
-        own_properties(map.iter().filter(|(key, _)| !own.contains(&key.as_str())), session)
-    };
+    let properties =
+        |own: &[&str]| own_properties(map.iter().filter(|(key, _)| !own.contains(&key.as_str())), session);
     match (shape, map.get(&PropertyKey::from("_labels")), map.get(&PropertyKey::from("_type"))) {
         (Shape::Node, Some(Value::List(labels)), _) => {
-            let labels = labels.iter().map(|l| to_bolt(l, &Shape::Plain, session)).collect::<Result<_, _>>()?;
+            let labels =
+                labels.iter().map(|l| to_bolt(l, &Shape::Plain, session)).collect::<Result<_, _>>()?;
             Ok(node(integer("_id")?, labels, properties(&["_id", "_labels"])?))
         }
         (Shape::Relationship, _, Some(Value::String(kind))) => {

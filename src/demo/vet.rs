@@ -8,7 +8,8 @@ use grafeo_common::types::Value;
 use grafeo_engine::query::LogicalExpression as Expression;
 use grafeo_engine::query::LogicalOperator as Operator;
 use grafeo_engine::query::plan::{
-    AggregateFunction, BinaryOp, CallProcedureOp, ExpandDirection, ExpandOp, MapProjectionEntry, SetPropertyOp,
+    AggregateFunction, BinaryOp, CallProcedureOp, ExpandDirection, ExpandOp, MapProjectionEntry,
+    SetPropertyOp,
 };
 
 use super::refusal::{division_by_zero, syntax, unsupported};
@@ -83,7 +84,8 @@ impl Vet<'_> {
             Operator::Aggregate(op) => {
                 let keys = op.group_by.iter().map(|key| self.shape(key));
                 let mut shapes = keys.collect::<Result<Vec<_>, _>>()?;
-                let bound = |name: &Option<String>| name.as_ref().and_then(|n| self.variables.get(n)).cloned();
+                let bound =
+                    |name: &Option<String>| name.as_ref().and_then(|n| self.variables.get(n)).cloned();
                 shapes.extend(op.aggregates.iter().map(|a| bound(&a.alias).unwrap_or(Shape::Plain)));
                 Ok(shapes)
             }
@@ -103,7 +105,8 @@ impl Vet<'_> {
         let late = |expression: &Expression| match expression {
             Expression::Variable(name) => seen.variables.contains(name),
             Expression::Property { variable, property } => {
-                seen.variables.contains(variable) && !seen.keys.contains(&(variable.clone(), property.clone()))
+                seen.variables.contains(variable)
+                    && !seen.keys.contains(&(variable.clone(), property.clone()))
             }
             _ => false,
         };
@@ -264,7 +267,9 @@ impl Vet<'_> {
             let result = match aggregate.function {
                 Count | CountNonNull => Shape::Plain,
                 Collect => Shape::List(Box::new(shape)),
-                _ if shape.has_entity() => return Err(unsupported("this aggregation of nodes or relationships")),
+                _ if shape.has_entity() => {
+                    return Err(unsupported("this aggregation of nodes or relationships"));
+                }
                 Sum => Shape::Sum,
                 AggregateFunction::PercentileDisc => return Err(unsupported("percentileDisc")),
                 _ => Shape::Plain,
@@ -304,7 +309,9 @@ impl Vet<'_> {
         });
         for (key, expression) in of {
             let null = match expression {
-                Expression::Map(entries) => entries.iter().any(|(_, e)| self.constant(e) == Some(&Value::Null)),
+                Expression::Map(entries) => {
+                    entries.iter().any(|(_, e)| self.constant(e) == Some(&Value::Null))
+                }
                 other => self.constant(other).is_some_and(has_null),
             };
             if null || key == "*" && of_rows && self.constant(expression).is_none() {
@@ -568,9 +575,7 @@ impl Vet<'_> {
                 Shape::List(item) => *item,
                 _ => Shape::Plain,
             },
-            "coalesce" => {
-                common(args.iter().map(|arg| self.shape(arg)).collect::<Result<Vec<_>, _>>()?)?
-            }
+            "coalesce" => common(args.iter().map(|arg| self.shape(arg)).collect::<Result<Vec<_>, _>>()?)?,
             "date" | "time" | "localtime" | "datetime" | "localdatetime" | "duration" => Shape::Temporal,
             "tointeger" | "tofloat" => Shape::Computed,
             "split" | "range" | "keys" | "labels" => list(Shape::Plain),
@@ -592,7 +597,9 @@ impl Written {
         match op {
             Operator::Unwind(_) => self.unwinds = true,
             Operator::SetProperty(op) => self.variables.push(op.variable.clone()),
-            Operator::Merge(op) => self.merge(&op.variable, &op.match_properties, &op.on_create, &op.on_match),
+            Operator::Merge(op) => {
+                self.merge(&op.variable, &op.match_properties, &op.on_create, &op.on_match)
+            }
             Operator::MergeRelationship(op) => {
                 self.merge(&op.variable, &op.match_properties, &op.on_create, &op.on_match);
             }
@@ -673,20 +680,111 @@ fn common(shapes: Vec<Shape>) -> Result<Shape, Failure> {
 
 /// Functions that give what Neo4j gives, by name in lower case.
 const FUNCTIONS: &[&str] = &[
-    "abs", "acos", "asin", "atan", "atan2", "ceil", "coalesce", "cos", "cot", "date", "degrees", "duration",
-    "e", "elementid", "endnode", "exists", "exp", "floor", "haslabel", "head", "id", "keys", "labels", "last", "left",
-    "length", "localdatetime", "log", "log10", "ltrim", "nodes", "pi", "properties", "radians", "rand",
-    "range", "relationships", "replace", "reverse", "right", "round", "rtrim", "sign", "sin", "size", "split",
-    "sqrt", "startnode", "substring", "tail", "tan", "time", "timestamp", "toboolean", "tofloat",
-    "tointeger", "tolower", "tostring", "toupper", "trim", "type",
+    "abs",
+    "acos",
+    "asin",
+    "atan",
+    "atan2",
+    "ceil",
+    "coalesce",
+    "cos",
+    "cot",
+    "date",
+    "degrees",
+    "duration",
+    "e",
+    "elementid",
+    "endnode",
+    "exists",
+    "exp",
+    "floor",
+    "haslabel",
+    "head",
+    "id",
+    "keys",
+    "labels",
+    "last",
+    "left",
+    "length",
+    "localdatetime",
+    "log",
+    "log10",
+    "ltrim",
+    "nodes",
+    "pi",
+    "properties",
+    "radians",
+    "rand",
+    "range",
+    "relationships",
+    "replace",
+    "reverse",
+    "right",
+    "round",
+    "rtrim",
+    "sign",
+    "sin",
+    "size",
+    "split",
+    "sqrt",
+    "startnode",
+    "substring",
+    "tail",
+    "tan",
+    "time",
+    "timestamp",
+    "toboolean",
+    "tofloat",
+    "tointeger",
+    "tolower",
+    "tostring",
+    "toupper",
+    "trim",
+    "type",
 ];
 
 /// Functions of Neo4j that the engine lacks or gets wrong.
 const OTHERS: &[&str] = &[
-    "avg", "btrim", "char_length", "collect", "count", "max", "min", "sum", "stdev", "percentilecont", "character_length", "cosh", "coth", "datetime", "elementid", "file", "haversin",
-    "isempty", "isnan", "linenumber", "localtime", "lower", "nullif", "point", "randomuuid", "sinh", "tanh",
-    "tobooleanlist", "tobooleanornull", "tofloatlist", "tofloatornull", "tointegerlist", "tointegerornull",
-    "tostringlist", "tostringornull", "upper", "valuetype", "normalize", "vector", "uuid",
+    "avg",
+    "btrim",
+    "char_length",
+    "collect",
+    "count",
+    "max",
+    "min",
+    "sum",
+    "stdev",
+    "percentilecont",
+    "character_length",
+    "cosh",
+    "coth",
+    "datetime",
+    "elementid",
+    "file",
+    "haversin",
+    "isempty",
+    "isnan",
+    "linenumber",
+    "localtime",
+    "lower",
+    "nullif",
+    "point",
+    "randomuuid",
+    "sinh",
+    "tanh",
+    "tobooleanlist",
+    "tobooleanornull",
+    "tofloatlist",
+    "tofloatornull",
+    "tointegerlist",
+    "tointegerornull",
+    "tostringlist",
+    "tostringornull",
+    "upper",
+    "valuetype",
+    "normalize",
+    "vector",
+    "uuid",
 ];
 
 fn function(name: &str, args: &[Expression]) -> Result<(), Failure> {

@@ -8,19 +8,18 @@ use bolt_wire::handshake::{self, Choice};
 use bolt_wire::message::request::only_map;
 use bolt_wire::packstream::{MapEdit, MapView, Walker, encode};
 use bolt_wire::server::{Server, State, Verdict};
-use bolt_wire::version::NotificationFilter;
 use bolt_wire::{Tag, Version};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::requests::FILTER_KEYS;
+use super::requests::filter_keys;
 use super::{Arrival, End, Exchange, Profile, Registration, Session, Shared, Step};
 use crate::buffers::Inbox;
 use crate::config::AuthMode;
 use crate::failure::{self, Refusal};
 use crate::transport::Transport;
-use crate::upstream::{ConnectError, Key, Principal};
+use crate::upstream::{Access, ConnectError, Key, Principal};
 
 /// Brings a client to READY.
 pub(super) async fn log_in(
@@ -28,12 +27,13 @@ pub(super) async fn log_in(
     arrival: Arrival,
     registration: Registration,
 ) -> Step<Session> {
-    let Arrival { mut transport, local, .. } = arrival;
+    let Arrival { mut transport, local, since, .. } = arrival;
     let (handshake_timeout, login_timeout) = {
         let listen = &shared.config.load().listen;
         (listen.handshake_timeout, listen.login_timeout)
     };
-    let agreed = timeout(handshake_timeout, agree_on_version(&shared, &mut transport)).await;
+    let deadline = since + handshake_timeout;
+    let agreed = timeout_at(deadline, agree_on_version(&shared, &mut transport)).await;
     let (version, manifest, inbuf) = agreed.unwrap_or(Err(End::Login))?;
     let now = Instant::now();
     let mut session = Session {
@@ -52,6 +52,7 @@ pub(super) async fn log_in(
         overtaken: 0,
         condemned: false,
         exchange: Exchange { tag: Tag::HELLO, asked: now, leased: now, failed: false, interrupted: false },
+        access: Access::default(),
         registration,
         local,
         tick: Box::pin(sleep_until(now)),
@@ -161,8 +162,17 @@ impl Session {
     /// FAILURE for a message that is not allowed now; the caller closes.
     pub(super) fn refuse_illegal(&mut self, tag: Tag) {
         self.shared.metrics.violations.inc();
+        let (state, version) = (self.machine.state(), self.version());
+        if state == State::Failed {
+            return failure::write_illegal_after_failure(
+                tag,
+                self.machine.failed_in(),
+                version,
+                &mut self.outbuf,
+            );
+        }
         let server = self.server_agent();
-        failure::write_illegal(tag, self.machine.state(), self.version(), &server, &mut self.outbuf);
+        failure::write_illegal(tag, state, version, &server, &mut self.outbuf);
     }
 
     /// `Neo4j/5.26.30` and the like; empty before any connection was made.
@@ -176,17 +186,11 @@ impl Session {
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(wire, extent, &mut scratch);
         let version = self.version();
-        let hello = match only_map(payload).map_err(|_| ("extra", "Expected a map")).and_then(|hello| {
-            check_hello(&hello, version)?;
-            Ok(hello)
-        }) {
-            Ok(hello) => hello,
-            Err((field, expected)) => {
-                let server = self.server_agent();
-                failure::write_bad_field(field, expected, version, &server, &mut self.outbuf);
-                return Err(End::Violation);
-            }
-        };
+        let hello = only_map(payload).ok();
+        if !hello.is_some_and(|hello| is_usual(&hello, version)) {
+            self.hear_neo4j(wire, hello.is_some()).await?;
+        }
+        let hello = hello.unwrap_or(MapView::EMPTY);
         let routing = hello.map("routing");
         *self.profile = profile(&hello, version);
         let features = version.features();
@@ -194,7 +198,7 @@ impl Session {
         self.key = Arc::new(Key {
             version,
             utc: features.utc_patch && asks_for_utc(&hello),
-            routing: routing.map(|context| without_address(&context)),
+            routing: self.shared.upstream.routing_context(routing.map(|context| without_address(&context))),
             filter: None,
             principal: principal.as_ref().map(|principal| principal.id),
         });
@@ -216,6 +220,23 @@ impl Session {
         self.put_greeting();
         self.machine.greeted();
         Ok(())
+    }
+
+    /// A HELLO that is unlike those of drivers: Neo4j itself is asked, and unless it accepts, its words are the client's.
+    async fn hear_neo4j(&mut self, hello: &[u8], readable: bool) -> Step {
+        if self.shared.config.load().auth.mode == AuthMode::Service {
+            // Credentials in it would be the proxy's token, which is none of Neo4j's business.
+            return if readable { Ok(()) } else { Err(End::Violation) };
+        }
+        let version = self.version();
+        match self.shared.upstream.greet(version, hello).await.map_err(|error| self.refuse_login(&error))? {
+            Some(payload) if payload.get(1) == Some(&Tag::SUCCESS.0) && readable => Ok(()),
+            Some(payload) => {
+                self.put_answer(|out| out.put_slice(&payload));
+                Err(End::Violation)
+            }
+            None => Err(End::Closed),
+        }
     }
 
     /// HELLO's SUCCESS: Neo4j's own, with the proxy's connection id.
@@ -314,36 +335,41 @@ pub(super) async fn log_on(session: &mut Session, wire: &[u8], extent: Extent) -
     Ok(())
 }
 
-/// What Neo4j insists on in HELLO: the field and what is wrong with it.
-fn check_hello(hello: &MapView<'_>, version: Version) -> Result<(), (&'static str, &'static str)> {
-    if !hello.has("user_agent") {
-        return Err(("user_agent", "Expected value to be non-null"));
+/// True for a HELLO as drivers send it: what Neo4j insists on is there, and of the right type.
+fn is_usual(hello: &MapView<'_>, version: Version) -> bool {
+    let is_string = |value: &[u8]| Walker::new(value).string().is_ok();
+    let agent = hello.map("bolt_agent");
+    let fits = agent.is_some_and(|agent| agent.has("product") && agent.iter().all(|(_, v)| is_string(v)));
+    let filter_fits = filter_keys(version).iter().all(|key| hello.get(key).is_none_or(is_usual_filter));
+    hello.string("user_agent").is_some()
+        && (fits || !version.features().bolt_agent)
+        && (!hello.has("routing") || hello.map("routing").is_some())
+        && filter_fits
+}
+
+/// True for a severity or a list of classes that every server knows.
+fn is_usual_filter(value: &[u8]) -> bool {
+    const SEVERITIES: [&str; 3] = ["OFF", "WARNING", "INFORMATION"];
+    const CLASSES: [&str; 8] = [
+        "HINT",
+        "UNRECOGNIZED",
+        "UNSUPPORTED",
+        "PERFORMANCE",
+        "DEPRECATION",
+        "SECURITY",
+        "TOPOLOGY",
+        "GENERIC",
+    ];
+    let mut walker = Walker::new(value);
+    if let Ok(severity) = walker.string() {
+        return SEVERITIES.contains(&severity);
     }
-    if hello.string("user_agent").is_none() {
-        return Err(("user_agent", "Expected string"));
-    }
-    if version.features().bolt_agent {
-        let agent = hello.map("bolt_agent");
-        let strings = agent.is_some_and(|agent| agent.iter().all(|(_, v)| Walker::new(v).string().is_ok()));
-        if !strings {
-            return Err(("bolt_agent", "Must be a map with string keys and string values."));
-        }
-        if agent.is_some_and(|agent| agent.get("product").is_none()) {
-            return Err(("bolt_agent", "Expected map to contain key: 'product'."));
-        }
-    }
-    if hello.has("routing") && hello.map("routing").is_none() {
-        return Err(("routing", "Expected map but got another type"));
-    }
-    Ok(())
+    let Ok(count) = walker.list_header() else { return false };
+    (0..count).all(|_| walker.string().is_ok_and(|class| CLASSES.contains(&class)))
 }
 
 fn profile(hello: &MapView<'_>, version: Version) -> Profile {
-    let known = match version.features().notification_filter {
-        NotificationFilter::None => &[][..],
-        NotificationFilter::Categories => &[FILTER_KEYS[0], FILTER_KEYS[1]],
-        NotificationFilter::Classifications => &[FILTER_KEYS[0], FILTER_KEYS[2]],
-    };
+    let known = filter_keys(version);
     let mut filter = MapEdit::removing(&[]);
     let mut any = false;
     for key in known {
@@ -357,7 +383,7 @@ fn profile(hello: &MapView<'_>, version: Version) -> Profile {
         filter.apply(&MapView::EMPTY, &mut bytes);
     }
     let address = hello.map("routing").and_then(|routing| routing.string("address").map(str::to_owned));
-    Profile { address, filter: bytes.to_vec().into(), routed: None }
+    Profile { address, filter: bytes.to_vec().into(), ..Profile::default() }
 }
 
 fn asks_for_utc(hello: &MapView<'_>) -> bool {

@@ -28,7 +28,7 @@ use crate::buffers::{Buffers, Inbox};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::transport::Transport;
-use crate::upstream::{Identities, Key, Lease, Principal, Upstream};
+use crate::upstream::{Access, Fault, Identities, Key, Lease, Principal, Upstream};
 
 /// What all sessions share.
 pub(crate) struct Shared {
@@ -48,6 +48,8 @@ pub(crate) struct Arrival {
     pub(crate) peer: SocketAddr,
     /// The address it connected to.
     pub(crate) local: SocketAddr,
+    /// When it was accepted.
+    pub(crate) since: Instant,
 }
 
 /// Why a session ends. Every way out of it goes through here.
@@ -80,6 +82,8 @@ struct Profile {
     filter: Box<[u8]>,
     /// The address that the last ROUTE named.
     routed: Option<String>,
+    /// The database that it asked for.
+    asked: route::Asked,
 }
 
 /// One client's session.
@@ -107,6 +111,8 @@ pub(crate) struct Session {
     /// The lease's connection must not be used again after this exchange.
     condemned: bool,
     exchange: Exchange,
+    /// What the last request needed of its server.
+    access: Access,
     registration: Registration,
     local: SocketAddr,
     /// Fires now and then while something is waited for.
@@ -249,6 +255,7 @@ impl Session {
     /// of Neo4j itself: its connection closes.
     fn lose_upstream(&mut self) -> End {
         self.shared.metrics.lost.inc();
+        self.report(Fault::Lost);
         if let Some(lease) = self.lease.take() {
             tracing::info!(
                 session = self.registration.id,
@@ -260,6 +267,13 @@ impl Session {
             lease.discard();
         }
         End::UpstreamLost
+    }
+
+    /// Tells the upstream what the running exchange has shown of its server.
+    fn report(&self, fault: Fault) {
+        if let (Some(lease), Some(principal)) = (&self.lease, &self.principal) {
+            self.shared.upstream.report(lease.pool(), principal, &self.access, fault);
+        }
     }
 
     fn version(&self) -> Version {

@@ -12,7 +12,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
 use super::{End, Event, Session, Shared, Step, route, send};
-use crate::upstream::Next;
+use crate::upstream::{Fault, Next};
 
 /// The longest step between two looks at the clock while something is waited for.
 const LONGEST_TICK: Duration = Duration::from_secs(5);
@@ -209,13 +209,17 @@ impl Session {
     fn note_failure(&mut self, code: &str) {
         self.shared.metrics.failure(code);
         self.exchange.failed = true;
+        if let Some(fault) = Fault::of(code) {
+            self.report(fault);
+        }
         if code.starts_with("Neo.ClientError.Security.")
             && let Some(principal) = &self.principal
         {
             principal.doubt();
         }
         // After a malformed or illegal request the servers go on differently, so what follows is left to them, on this connection.
-        if code.starts_with("Neo.ClientError.Request.") && self.machine.state() != State::Interrupted {
+        let malformed = code.starts_with("Neo.ClientError.Request.") || self.exchange.tag == Tag::TELEMETRY;
+        if malformed && self.machine.state() != State::Interrupted {
             self.machine.hold();
             self.condemned = true;
         }
@@ -253,6 +257,7 @@ impl Session {
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(&connection.inbuf, extent, &mut scratch);
         let address = self.route_address();
+        self.learn_home(payload);
         self.put_answer(|out| route::rewrite(payload, &address, out));
         connection.inbuf.advance(extent.wire);
         self.lease = Some(lease);

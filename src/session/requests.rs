@@ -5,12 +5,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
 use bolt_wire::message::{Begin, Run};
 use bolt_wire::packstream::{MapEdit, MapView};
 use bolt_wire::scan::Passage;
 use bolt_wire::server::{State, Verdict};
+use bolt_wire::version::NotificationFilter;
+use bolt_wire::{Tag, Version};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
@@ -18,12 +19,18 @@ use super::{End, Exchange, Session, Step, login, send};
 use crate::failure::Refusal;
 use crate::upstream::{Access, ConnectError, Key, Lease, Need};
 
-/// HELLO's keys that filter notifications; RUN and BEGIN take them too.
-pub(super) const FILTER_KEYS: [&str; 3] = [
-    "notifications_minimum_severity",
-    "notifications_disabled_categories",
-    "notifications_disabled_classifications",
-];
+/// The keys that filter notifications in `version`, in HELLO, RUN and BEGIN.
+pub(super) fn filter_keys(version: Version) -> &'static [&'static str] {
+    match version.features().notification_filter {
+        NotificationFilter::None => &[],
+        NotificationFilter::Categories => {
+            &["notifications_minimum_severity", "notifications_disabled_categories"]
+        }
+        NotificationFilter::Classifications => {
+            &["notifications_minimum_severity", "notifications_disabled_classifications"]
+        }
+    }
+}
 
 /// A message as it stands at the start of `inbuf`.
 #[derive(Clone, Copy)]
@@ -39,7 +46,11 @@ impl Session {
         loop {
             match self.messages.scan(&self.inbuf) {
                 Found::Noop => self.inbuf.advance(2),
-                Found::Partial => return self.large_request().await,
+                Found::Partial => {
+                    if !self.large_request().await? {
+                        return Ok(());
+                    }
+                }
                 Found::Message(extent) => {
                     let Some(tag) = chunk::peek_tag(&self.inbuf) else { return Err(End::Closed) };
                     if !self.take(Message { tag, extent }).await? {
@@ -116,9 +127,16 @@ impl Session {
         let mut scratch = BytesMut::new();
         let access = {
             let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
-            access(message.tag, payload)
+            access(message.tag, payload, &self.access)
         };
-        let Some(lease) = self.lease_for(&access, None).await? else { return Ok(true) };
+        if message.tag == Tag::ROUTE {
+            self.note_route(message.extent);
+        }
+        let lease = self.lease_for(&access, None).await?;
+        if !access.route {
+            self.access = access;
+        }
+        let Some(lease) = lease else { return Ok(true) };
         self.adopt(lease);
         let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
         let payload = chunk::payload(wire, message.extent, &mut scratch);
@@ -130,9 +148,6 @@ impl Session {
         }
         if filter.is_empty() || !queue_filtered(message.tag, payload, &filter, connection) {
             connection.queue(message.tag, wire);
-        }
-        if message.tag == Tag::ROUTE {
-            self.note_route_address(message.extent);
         }
         self.machine.forwarded(message.tag);
         self.inbuf.advance(message.extent.wire);
@@ -168,7 +183,9 @@ impl Session {
             None => Ok(None),
             Some(Ok(lease)) => Ok(Some(lease)),
             Some(Err(ConnectError::Refused(refusal))) => {
-                self.refuse(&refusal);
+                if !(access.route && self.route_here(&refusal)) {
+                    self.refuse(&refusal);
+                }
                 Ok(None)
             }
             Some(Err(ConnectError::Failure(payload))) => {
@@ -236,7 +253,7 @@ impl Session {
         self.drop_first_message();
     }
 
-    fn drop_first_message(&mut self) {
+    pub(super) fn drop_first_message(&mut self) {
         if let Found::Message(extent) = MessageScanner::default().scan(&self.inbuf) {
             self.inbuf.advance(extent.wire);
         }
@@ -258,33 +275,37 @@ impl Session {
         Ok(true)
     }
 
-    /// A message whose end has not come: waited for, unless it is too large to be held. Then it streams through.
-    async fn large_request(&mut self) -> Step {
+    /// A message whose end has not come: waited for, unless it is too large to be held. Then it streams through (true).
+    async fn large_request(&mut self) -> Step<bool> {
         if self.inbuf.len() < self.shared.config.load().limits.max_inspected_request {
-            return Ok(());
+            return Ok(false);
         }
-        let Some(tag) = chunk::peek_tag(&self.inbuf) else { return Ok(()) };
+        let Some(tag) = chunk::peek_tag(&self.inbuf) else { return Ok(false) };
         match self.machine.judge(tag) {
-            Verdict::Wait => Ok(()),
+            Verdict::Wait => return Ok(false),
             Verdict::Start => {
                 self.begin_exchange(tag);
-                // Its extra cannot be seen before its parameters are through: it may write, and a filter must be on the connection.
-                let access = Access { write: true, database: None };
+                // Its extra cannot be seen before its parameters are through: it may write, most likely to the database of the last
+                // request, and a filter must be on the connection.
+                let access = Access { write: true, route: false, ..self.access.clone() };
                 let key = self.key_with_filter();
                 match Box::pin(self.lease_for(&access, Some(key))).await? {
-                    Some(lease) => self.adopt(lease),
-                    None => return self.swallow(tag).await,
+                    Some(lease) => {
+                        self.adopt(lease);
+                        Box::pin(self.stream_up(tag)).await?;
+                    }
+                    None => self.swallow().await?,
                 }
-                Box::pin(self.stream_up(tag)).await
             }
-            Verdict::Continue => Box::pin(self.stream_up(tag)).await,
+            Verdict::Continue => Box::pin(self.stream_up(tag)).await?,
             Verdict::Ignore => {
                 self.put_ignored();
-                self.swallow(tag).await
+                self.swallow().await?;
             }
             // Nothing else has a megabyte to say.
-            _ => Err(End::Closed),
+            _ => return Err(End::Closed),
         }
+        Ok(true)
     }
 
     /// Sends a request on in pieces, as it comes.
@@ -296,7 +317,7 @@ impl Session {
         let sent = loop {
             let (taken, whole) = passage.take(&self.inbuf);
             let piece = self.inbuf.get(..taken).unwrap_or_default();
-            let sent = tokio::time::timeout(limit, lease.connection_mut().send_piece(piece)).await;
+            let sent = tokio::time::timeout(limit, lease.connection_mut().send_piece(piece, whole)).await;
             if !matches!(sent, Ok(Ok(()))) {
                 break Ok(false);
             }
@@ -331,7 +352,7 @@ impl Session {
     }
 
     /// Reads the rest of a large message that goes nowhere.
-    async fn swallow(&mut self, _tag: Tag) -> Step {
+    async fn swallow(&mut self) -> Step {
         let limit = self.shared.config.load().listen.write_timeout;
         self.flush_client().await?;
         let mut passage = Passage::default();
@@ -356,45 +377,71 @@ impl Session {
     }
 }
 
-/// Which server a request may go to.
-fn access(tag: Tag, payload: &[u8]) -> Access {
+/// Which server a request may go to. Names that the last request had too are shared with it.
+fn access(tag: Tag, payload: &[u8], last: &Access) -> Access {
     let extra = match tag {
         Tag::RUN => Run::parse(payload).map(|run| run.extra),
         Tag::BEGIN => Begin::parse(payload).map(|begin| begin.extra),
-        _ => return Access { write: false, database: None },
+        Tag::ROUTE => return Access { route: true, ..Access::default() },
+        _ => return Access::default(),
     };
     let extra = extra.unwrap_or(MapView::EMPTY);
-    Access { write: extra.string("mode") != Some("r"), database: extra.string("db").map(Into::into) }
+    Access {
+        write: extra.string("mode") != Some("r"),
+        route: false,
+        database: shared(extra.string("db"), &last.database),
+        impersonated: shared(extra.string("imp_user"), &last.impersonated),
+    }
 }
 
-/// Queues RUN or BEGIN with the client's notification filter in it; false if the request brings its own or cannot be read.
+fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {
+    let name = name?;
+    Some(last.as_ref().filter(|last| ***last == *name).map_or_else(|| name.into(), Arc::clone))
+}
+
+/// Queues RUN or BEGIN with what HELLO's notification filter adds to it; false if that is nothing, or if it cannot be read.
 fn queue_filtered(
     tag: Tag,
     payload: &[u8],
     filter: &MapView<'_>,
     connection: &mut crate::upstream::Connection,
 ) -> bool {
-    let mut edit = MapEdit::removing(&[]);
-    for (key, value) in filter.iter() {
-        edit.add(key, |out| out.put_slice(value));
-    }
-    let own = |extra: &MapView<'_>| FILTER_KEYS.iter().any(|key| extra.get(key).is_some());
+    let known = filter_keys(connection.key.version);
+    let queued =
+        |out: &mut BytesMut, write: &dyn Fn(&mut BytesMut)| chunk::put_message(out, |out| write(out));
     match tag {
         Tag::RUN => {
-            let Some(run) = Run::parse(payload).ok().filter(|run| !own(&run.extra)) else { return false };
-            connection
-                .queue_with(tag, false, |out| chunk::put_message(out, |out| run.write_with(&edit, out)));
+            let Ok(run) = Run::parse(payload) else { return false };
+            let Some(edit) = inherited(filter, &run.extra, known) else { return false };
+            connection.queue_with(tag, false, |out| queued(out, &|out| run.write_with(&edit, out)));
         }
         Tag::BEGIN => {
-            let Some(begin) = Begin::parse(payload).ok().filter(|begin| !own(&begin.extra)) else {
-                return false;
-            };
-            connection
-                .queue_with(tag, false, |out| chunk::put_message(out, |out| begin.write_with(&edit, out)));
+            let Ok(begin) = Begin::parse(payload) else { return false };
+            let Some(edit) = inherited(filter, &begin.extra, known) else { return false };
+            connection.queue_with(tag, false, |out| queued(out, &|out| begin.write_with(&edit, out)));
         }
         _ => return false,
     }
     true
+}
+
+/// The key of a filter's lowest severity; `OFF` switches notifications off.
+const SEVERITY: &str = "notifications_minimum_severity";
+
+/// What a request takes over from HELLO's filter, as both servers were seen to do it: each key that it does not give itself, but
+/// nothing if HELLO switched notifications OFF and the request gives any key. The name that another version has for a key means nothing.
+fn inherited(filter: &MapView<'_>, extra: &MapView<'_>, known: &[&str]) -> Option<MapEdit<'static>> {
+    let gives_any = known.iter().any(|key| extra.get(key).is_some());
+    if gives_any && filter.string(SEVERITY) == Some("OFF") {
+        return None;
+    }
+    let mut edit = MapEdit::removing(&[]);
+    let mut any = false;
+    for (key, value) in filter.iter().filter(|(key, _)| extra.get(key).is_none()) {
+        edit.add(key, |out| out.put_slice(value));
+        any = true;
+    }
+    any.then_some(edit)
 }
 
 /// Where the last RESET in `buf` begins, and how many messages stand before it.
@@ -422,6 +469,37 @@ fn before_last_reset(buf: &[u8]) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Rows of what Neo4j 5.26.30 and 2026.08.1 did with every pair of filters.
+    #[test]
+    fn a_request_inherits_what_it_does_not_give() {
+        use bolt_wire::packstream::Value;
+        let (severity, disabled) = (SEVERITY, "notifications_disabled_classifications");
+        let list = |name: &str| Value::List(vec![name.into()]);
+        let known = [severity, disabled];
+        let merged = |hello: &[(&str, Value)], request: &[(&str, Value)]| {
+            let (hello, request) =
+                (Value::map(hello.to_vec()).to_bytes(), Value::map(request.to_vec()).to_bytes());
+            let (hello, request) = (MapView::parse(&hello).unwrap(), MapView::parse(&request).unwrap());
+            let mut out = BytesMut::new();
+            inherited(&hello, &request, &known)?.apply(&request, &mut out);
+            Value::decode(&out).ok()
+        };
+        let warning = (severity, Value::from("WARNING"));
+        let unrecognized = (disabled, list("UNRECOGNIZED"));
+        let both = || Some(Value::map([warning.clone(), unrecognized.clone()]));
+        assert_eq!(merged(&[warning.clone(), unrecognized.clone()], &[]), both());
+        assert_eq!(merged(std::slice::from_ref(&unrecognized), std::slice::from_ref(&warning)), both());
+        let other = (disabled, list("PERFORMANCE"));
+        assert_eq!(
+            merged(&[warning.clone(), unrecognized.clone()], std::slice::from_ref(&other)),
+            Some(Value::map([other.clone(), warning.clone()]))
+        );
+        let off = (severity, Value::from("OFF"));
+        assert_eq!(merged(&[off.clone(), unrecognized.clone()], &[other]), None);
+        assert_eq!(merged(std::slice::from_ref(&off), &[]), Some(Value::map([off])));
+        assert_eq!(merged(&[], &[]), None);
+    }
 
     #[test]
     fn the_last_reset_is_found_with_what_it_overtakes() {

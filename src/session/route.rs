@@ -2,20 +2,63 @@
 
 use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent};
-use bolt_wire::message::Route;
+use bolt_wire::message::request::open;
 use bolt_wire::packstream::{MapEdit, MapView, Walker, encode};
 use bytes::{BufMut, BytesMut};
 
 use super::Session;
+use crate::failure::Refusal;
+
+/// What a ROUTE asks for.
+#[derive(Debug, Default)]
+pub(super) enum Asked {
+    /// What cannot be answered from what is known of the client.
+    #[default]
+    Other,
+    /// The client's home database.
+    Home,
+    /// This database.
+    Database(Box<str>),
+}
 
 impl Session {
-    /// Remembers the address that the ROUTE at the start of `inbuf` names.
-    pub(super) fn note_route_address(&mut self, extent: Extent) {
+    /// Remembers the address and the database that the ROUTE at the start of `inbuf` names.
+    pub(super) fn note_route(&mut self, extent: Extent) {
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(&self.inbuf, extent, &mut scratch);
-        let named =
-            Route::parse(payload).ok().and_then(|route| route.context.string("address").map(str::to_owned));
-        self.profile.routed = named;
+        let (routed, asked) = read_route(payload).unwrap_or_default();
+        self.profile.routed = routed;
+        self.profile.asked = asked;
+    }
+
+    /// Remembers the home database that a table names.
+    pub(super) fn learn_home(&self, payload: &[u8]) {
+        let meta = payload.get(2..).and_then(|meta| MapView::parse(meta).ok());
+        if let (Asked::Home, Some(principal)) = (&self.profile.asked, &self.principal)
+            && let Some(table) = meta.and_then(|meta| meta.map("rt"))
+            && let Some(database) = table.string("db").filter(|name| name.len() <= MAX_NAME)
+        {
+            self.shared.upstream.learn_home(principal, database);
+        }
+    }
+
+    /// Answers ROUTE here if no server could be asked: drivers give up on a failed ROUTE, but this proxy is there to be asked again.
+    pub(super) fn route_here(&mut self, refusal: &Refusal) -> bool {
+        if !matches!(refusal, Refusal::Unreachable { .. } | Refusal::NoMember { .. }) {
+            return false;
+        }
+        tracing::debug!(session = self.registration.id, %refusal, "ROUTE was answered without Neo4j.");
+        let address = self.route_address();
+        let home = self.principal.as_ref().and_then(|principal| self.shared.upstream.home(principal));
+        let database: Option<Box<str>> = match &self.profile.asked {
+            Asked::Other => None,
+            Asked::Home => home.as_deref().map(Into::into),
+            Asked::Database(name) => Some(name.clone()),
+        };
+        self.put_answer(|out| own_table(&address, database.as_deref(), out));
+        self.drop_first_message();
+        self.shared.metrics.finished(Tag::ROUTE, false, false);
+        true
     }
 
     /// The address under which this client reaches the proxy: what ROUTE said, else what HELLO said, else the configured one, else
@@ -26,6 +69,25 @@ impl Session {
             .or_else(|| self.shared.config.load().listen.advertised_address.clone())
             .unwrap_or_else(|| self.local.to_string())
     }
+}
+
+/// No address and no name of a database that is longer is remembered.
+const MAX_NAME: usize = 512;
+
+/// The address in the routing context, and what is asked for.
+fn read_route(payload: &[u8]) -> Option<(Option<String>, Asked)> {
+    let (Tag::ROUTE, 3, mut walker) = open(payload).ok()? else { return None };
+    let context = MapView::parse(walker.value().ok()?).ok()?;
+    walker.value().ok()?;
+    let extra = MapView::parse(walker.value().ok()?).ok()?;
+    let asked = match extra.string("db") {
+        Some(name) if name.len() <= MAX_NAME => Asked::Database(name.into()),
+        Some(_) => Asked::Other,
+        None if extra.has("imp_user") => Asked::Other,
+        None => Asked::Home,
+    };
+    let address = context.string("address").filter(|address| address.len() <= MAX_NAME);
+    Some((address.map(str::to_owned), asked))
 }
 
 /// Appends the payload of ROUTE's SUCCESS with every address replaced by `address`. What is not understood stays as it is.

@@ -1,25 +1,24 @@
 //! Making a connection to Neo4j: dial, handshake, HELLO, LOGON.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use bolt_wire::chunk;
+use bolt_wire::chunk::{self, Found, MessageScanner};
 use bolt_wire::handshake;
 use bolt_wire::message::Outcome;
 use bolt_wire::packstream::{MapView, encode};
 use bolt_wire::{Tag, Version};
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
+use super::dial::Dialer;
 use super::key::Key;
 use super::principal::Principal;
 use crate::buffers::Buffers;
-use crate::config::Config;
 use crate::failure::Refusal;
 use crate::transport::Transport;
 
@@ -38,6 +37,9 @@ impl From<Refusal> for ConnectError {
     }
 }
 
+/// Largest answer to a HELLO.
+const MAX_GREETING: usize = 64 * 1024;
+
 /// What Neo4j says in HELLO's SUCCESS.
 pub(crate) type Greeting = Arc<[u8]>;
 
@@ -47,21 +49,30 @@ pub(crate) struct Connector {
     pub(crate) address: String,
     host: String,
     port: u16,
-    config: Arc<ArcSwap<Config>>,
+    /// The one of the host's IP addresses to use; none = whichever answers.
+    ip: Option<IpAddr>,
+    dialer: Arc<Dialer>,
 }
 
 impl Connector {
     /// A connector to `host:port`.
-    pub(crate) fn new(host: &str, port: u16, config: Arc<ArcSwap<Config>>) -> Self {
+    pub(crate) fn new(host: &str, port: u16, dialer: Arc<Dialer>) -> Self {
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Self { address, host: host.to_owned(), port, config }
+        Self { address, host: host.to_owned(), port, ip: None, dialer }
+    }
+
+    /// A connector to one of the servers behind a name.
+    pub(crate) fn at(host: &str, port: u16, ip: IpAddr, dialer: Arc<Dialer>) -> Self {
+        let address = SocketAddr::new(ip, port).to_string();
+        Self { address, host: host.to_owned(), port, ip: Some(ip), dialer }
     }
 
     /// The versions that the server offers.
     pub(crate) async fn offered(&self) -> Result<Vec<Version>, Refusal> {
         self.in_time(async {
-            let mut transport = self.dial().await?;
+            let mut transport = self.dialer.open(&self.host, self.port, self.ip).await?;
             transport.write_all(&handshake::request_manifest()).await?;
+            transport.flush().await?;
             let mut answer = BytesMut::with_capacity(64);
             loop {
                 if transport.read_buf(&mut answer).await? == 0 {
@@ -107,6 +118,29 @@ impl Connector {
         let seconds = meta.map("hints").and_then(|hints| hints.integer("connection.recv_timeout_seconds"));
         connection.recv_timeout = seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
         Ok((connection, answer.into()))
+    }
+
+    /// Neo4j's answer (its payload) to a client's own HELLO, on a connection that ends with it; `None` if it only closes.
+    pub(crate) async fn greet(&self, version: Version, hello: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        self.in_time(async {
+            let Some(mut transport) = self.open(version).await? else { return Ok(None) };
+            transport.write_all(hello).await?;
+            transport.flush().await?;
+            let (mut answer, mut messages) = (BytesMut::with_capacity(1024), MessageScanner::default());
+            loop {
+                match messages.scan(&answer) {
+                    Found::Noop => answer.advance(2),
+                    Found::Message(extent) => {
+                        let mut scratch = BytesMut::new();
+                        return Ok(Some(chunk::payload(&answer, extent, &mut scratch).to_vec()));
+                    }
+                    Found::Partial if answer.len() > MAX_GREETING => return Ok(None),
+                    Found::Partial if transport.read_buf(&mut answer).await? == 0 => return Ok(None),
+                    Found::Partial => {}
+                }
+            }
+        })
+        .await
     }
 
     /// Logs `principal` in, logging out who was logged in before. From 5.1.
@@ -160,21 +194,16 @@ impl Connector {
 
     /// The socket, with exactly `version` chosen; `None` if the server does not have it.
     async fn open(&self, version: Version) -> io::Result<Option<Transport>> {
-        let mut transport = self.dial().await?;
+        let mut transport = self.dialer.open(&self.host, self.port, self.ip).await?;
         transport.write_all(&handshake::request_exactly(version)).await?;
+        transport.flush().await?;
         let mut answer = [0; 4];
         transport.read_exact(&mut answer).await?;
         Ok((answer == handshake::version_bytes(version)).then_some(transport))
     }
 
-    async fn dial(&self) -> io::Result<Transport> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        stream.set_nodelay(true)?;
-        Ok(Transport::Tcp(stream))
-    }
-
     async fn in_time<T>(&self, work: impl Future<Output = io::Result<T>>) -> Result<T, Refusal> {
-        let limit = self.config.load().upstream.connection_timeout;
+        let limit = self.dialer.config.load().upstream.connection_timeout;
         let reason = match timeout(limit, work).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -187,7 +216,7 @@ impl Connector {
     }
 
     fn expiry(&self) -> Instant {
-        let pool = &self.config.load().pool;
+        let pool = &self.dialer.config.load().pool;
         let share = 1.0 - fastrand::f64() * pool.lifetime_jitter.clamp(0.0, 1.0);
         Instant::now() + pool.max_connection_lifetime.mul_f64(share)
     }

@@ -73,6 +73,8 @@ pub(crate) struct Lease {
     slot: Option<Slot>,
 }
 
+/// How long an answer proves that a server is there.
+const LOOK_TTL: Duration = Duration::from_secs(5);
 /// How long what a server offers is believed.
 const OFFER_TTL: Duration = Duration::from_secs(30);
 
@@ -111,7 +113,9 @@ impl Pool {
     /// Connections open, idle, and requests waiting.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let inner = self.inner.lock();
-        (inner.open, inner.idle.len(), inner.waiting.len())
+        // Those that gave up are still in the queue until their turn.
+        let waiting = inner.waiting.iter().filter(|waiting| !waiting.is_closed()).count();
+        (inner.open, inner.idle.len(), waiting)
     }
 
     /// The versions that the server offers; asked for again after a while.
@@ -122,14 +126,25 @@ impl Pool {
         {
             return Ok(Arc::clone(versions));
         }
-        match self.connector.offered().await {
-            Ok(versions) => {
-                let versions: Arc<[Version]> = versions.into();
-                *self.offered.lock() = Some((Instant::now(), Arc::clone(&versions)));
-                Ok(versions)
-            }
-            Err(refusal) => known.map(|(_, versions)| versions).ok_or(refusal),
-        }
+        self.probe().await.or_else(|refusal| known.map(|(_, versions)| versions).ok_or(refusal))
+    }
+
+    /// Whether the server answers: it did a moment ago, or it does now.
+    pub(crate) async fn look(&self) -> Result<(), Refusal> {
+        let answered = self.offered.lock().as_ref().is_some_and(|(when, _)| when.elapsed() < LOOK_TTL);
+        if answered { Ok(()) } else { self.probe().await.map(drop) }
+    }
+
+    /// Asks the server what it offers, whatever is known: the proof that it is there.
+    pub(crate) async fn probe(&self) -> Result<Arc<[Version]>, Refusal> {
+        let versions: Arc<[Version]> = self.connector.offered().await?.into();
+        *self.offered.lock() = Some((Instant::now(), Arc::clone(&versions)));
+        Ok(versions)
+    }
+
+    /// The versions that the server offered when it was asked last.
+    pub(crate) fn offered_last(&self) -> Option<Arc<[Version]>> {
+        self.offered.lock().as_ref().map(|(_, versions)| Arc::clone(versions))
     }
 
     /// The greeting of the server for a version, if a connection of it was made before.
@@ -169,8 +184,17 @@ impl Pool {
 
     /// A connection that fits, waiting for one if need be, logged in as the right principal.
     pub(crate) async fn lease(self: &Arc<Self>, need: &Need) -> Result<Lease, ConnectError> {
+        let deadline = Instant::now() + self.config.load().pool.connection_acquisition_timeout;
+        self.lease_until(need, deadline).await
+    }
+
+    /// The same, waiting no longer than until `deadline`.
+    pub(crate) async fn lease_until(
+        self: &Arc<Self>,
+        need: &Need,
+        deadline: Instant,
+    ) -> Result<Lease, ConnectError> {
         let started = Instant::now();
-        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
         // A connection that turns out to be dead costs one more turn; each turn takes one away, so this ends.
         loop {
             let handover = self.obtain(Some(need), started, deadline).await?;
@@ -187,15 +211,7 @@ impl Pool {
         key: &Arc<Key>,
         principal: Option<&Arc<Principal>>,
     ) -> Result<Lease, ConnectError> {
-        let started = Instant::now();
-        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
-        let slot = match self.obtain(None, started, deadline).await? {
-            Handover::Slot(slot) => slot,
-            Handover::Connection(connection, slot) => {
-                connection.close().await;
-                slot
-            }
-        };
+        let slot = self.obtain_slot().await?;
         let mut lease = self.connect(slot, key, principal).await?;
         if let Some(principal) = principal
             && key.version.features().reauth
@@ -203,6 +219,29 @@ impl Pool {
             self.connector.log_on(lease.connection_mut(), principal, &self.buffers).await?;
         }
         Ok(lease)
+    }
+
+    /// Neo4j's answer to a client's own HELLO; `None` if it only closes. Counts as a connection while it lasts.
+    pub(crate) async fn greet(
+        self: &Arc<Self>,
+        version: Version,
+        hello: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConnectError> {
+        let _slot = self.obtain_slot().await?;
+        Ok(self.connector.greet(version, hello).await?)
+    }
+
+    /// The right to make a connection that is not lent from the pool.
+    async fn obtain_slot(self: &Arc<Self>) -> Result<Slot, ConnectError> {
+        let started = Instant::now();
+        let deadline = started + self.config.load().pool.connection_acquisition_timeout;
+        match self.obtain(None, started, deadline).await? {
+            Handover::Slot(slot) => Ok(slot),
+            Handover::Connection(connection, slot) => {
+                connection.close().await;
+                Ok(slot)
+            }
+        }
     }
 
     /// The receive time-out that the server advertised last; none before any connection was made.
@@ -446,8 +485,9 @@ impl Pool {
         }
     }
 
-    /// Makes one connection for `principal` if fewer than `pool.min_idle` are idle. Called once in a while.
-    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>) {
+    /// Makes one connection for `principal` if fewer than `pool.min_idle` are idle, with this routing context if no client has shown
+    /// which kind is wanted. Called once in a while.
+    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>, routing: Option<&[u8]>) {
         let (size, min_idle) = {
             let pool = &self.config.load().pool;
             (pool.max_connection_pool_size, pool.min_idle)
@@ -465,7 +505,8 @@ impl Pool {
             return;
         };
         let known = self.warm_key.lock().clone();
-        let key = known.unwrap_or_else(|| Arc::new(Key::plain(version)));
+        let plain = || Key { routing: routing.map(Into::into), ..Key::plain(version) };
+        let key = known.unwrap_or_else(|| Arc::new(plain()));
         let need = Need { key, principal: Arc::clone(principal), access: Access::default() };
         if let Err(error) = self.make(slot, &need).await {
             tracing::debug!(address = self.address(), ?error, "An idle connection could not be made.");
@@ -475,11 +516,15 @@ impl Pool {
     /// Closes all idle connections, at shutdown.
     pub(crate) async fn close_idle(self: &Arc<Self>) {
         let idle = std::mem::take(&mut self.inner.lock().idle);
+        let mut closing = tokio::task::JoinSet::new();
         for connection in idle {
             let slot = self.slot();
-            connection.close().await;
-            drop(slot);
+            closing.spawn(async move {
+                connection.close().await;
+                drop(slot);
+            });
         }
+        closing.join_all().await;
     }
 }
 

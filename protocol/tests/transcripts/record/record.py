@@ -17,7 +17,7 @@ import random
 import re
 import sys
 
-from bolt import NAMES, Connection, Struct, Uuid, chunked, message, pack, unpack
+from bolt import Connection, Struct, Uuid, chunked, message, pack, unpack
 from illegal import auth, hello_extra
 
 VOLATILE = {"t_first", "t_last", "connection_id", "bookmark", "addresses", "advertised_address", "address"}

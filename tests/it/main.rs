@@ -1,0 +1,12 @@
+//! Sidebolt as a whole, from outside: against a scripted peer (always) and against real Neo4j (where there is one).
+//!
+//! Real servers are named by `NEO4J_5_ADDRESS` and `NEO4J_2026_ADDRESS` (`host:port`, user `neo4j`, `NEO4J_PASSWORD`); tests that
+//! need one say that they are skipped without, and fail under `SIDEBOLT_TEST_NO_SKIP=1`.
+
+mod support;
+
+mod faults;
+mod isolation;
+mod pool;
+mod session;
+mod transparency;

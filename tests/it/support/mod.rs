@@ -1,0 +1,9 @@
+//! What the tests share: clients, peers, servers, deadlines.
+
+pub mod message;
+pub mod neo4j;
+pub mod proxy;
+pub mod raw_client;
+pub mod scripted;
+pub mod sidebolt;
+pub mod wait;
