@@ -24,6 +24,8 @@ use crate::{admin, session};
 
 /// How often pools are swept and the upstream is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long the upstream may take to answer before Sidebolt is not ready.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why Sidebolt cannot start.
 #[derive(Debug, Error)]
@@ -199,11 +201,13 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
             let config = shared.config.load_full();
             for pool in shared.upstream.pools() {
                 pool.sweep();
-                if config.pool.min_idle > 0 {
-                    pool.warm(&shared.identities.service(&config.auth)).await;
-                }
             }
-            let trouble = shared.upstream.look().await;
+            if config.pool.min_idle > 0 {
+                shared.upstream.warm(&shared.identities.service(&config.auth)).await;
+            }
+            // A server that says nothing is as bad as none, and the pools want their sweep.
+            let looked = tokio::time::timeout(LOOK, shared.upstream.look()).await;
+            let trouble = looked.unwrap_or_else(|_| Some(format!("Neo4j does not answer within {LOOK:?}")));
             if !shared.registry.is_ending() {
                 health.set(trouble);
             }

@@ -296,7 +296,8 @@ impl Door {
 
 /// Takes changed certificate files and changed `listen.tls` settings into use.
 async fn watch_certificate(config: &ArcSwap<Config>, tls: &Arc<TlsAcceptor>) {
-    let mut every = tokio::time::interval(CERTIFICATE_CHECK);
+    let first = tokio::time::Instant::now() + CERTIFICATE_CHECK;
+    let mut every = tokio::time::interval_at(first, CERTIFICATE_CHECK);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;

@@ -15,7 +15,8 @@ const NEO4J_VARIABLES: [(&str, &str); 5] = [
 ];
 
 /// Variables with the prefix that are not keys: the file to read, and the build's own.
-const NOT_KEYS: [&str; 2] = ["SIDEBOLT_CONFIG", "SIDEBOLT_GIT_HASH"];
+const NOT_KEYS: [&str; 4] =
+    ["SIDEBOLT_CONFIG", "SIDEBOLT_GIT_HASH", "SIDEBOLT_CACHE", "SIDEBOLT_TEST_NO_SKIP"];
 
 /// What a variable is to us.
 pub(super) enum Variable {

@@ -250,10 +250,8 @@ impl Connection {
     }
 
     async fn run(&mut self, text: &Value, params: &Value, extra: &Value, in_transaction: bool) -> Answer {
-        if !in_transaction {
-            if let Err(failure) = self.begin(extra) {
-                return Answer::Failure(failure);
-            }
+        if !in_transaction && let Err(failure) = self.begin(extra) {
+            return Answer::Failure(failure);
         }
         let started = Instant::now();
         let prepared = match statement::prepare(text.as_str().unwrap_or_default(), params) {

@@ -187,6 +187,7 @@ async fn the_task_adds_little_to_its_session() {
 async fn the_certificate_is_watched() {
     let authority = Authority::new();
     let mut port = Port::open(Listen { tls: Some(authority.server()), ..listen() });
+    port.pair(TransportKind::Tls, &authority).await;
     authority.server();
     tokio::time::pause();
     tokio::time::advance(CERTIFICATE_CHECK).await;

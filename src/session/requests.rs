@@ -325,7 +325,7 @@ impl Session {
         let sent = loop {
             let (taken, whole) = passage.take(&self.inbuf);
             let piece = self.inbuf.get(..taken).unwrap_or_default();
-            let sent = tokio::time::timeout(limit, lease.connection_mut().send_piece(piece)).await;
+            let sent = tokio::time::timeout(limit, lease.connection_mut().send_piece(piece, whole)).await;
             if !matches!(sent, Ok(Ok(()))) {
                 break Ok(false);
             }

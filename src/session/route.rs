@@ -71,7 +71,7 @@ impl Session {
     }
 }
 
-/// No name of a database that is longer is remembered.
+/// No address and no name of a database that is longer is remembered.
 const MAX_NAME: usize = 512;
 
 /// The address in the routing context, and what is asked for.
@@ -81,11 +81,13 @@ fn read_route(payload: &[u8]) -> Option<(Option<String>, Asked)> {
     walker.value().ok()?;
     let extra = MapView::parse(walker.value().ok()?).ok()?;
     let asked = match extra.string("db") {
-        Some(name) => Asked::Database(name.into()),
+        Some(name) if name.len() <= MAX_NAME => Asked::Database(name.into()),
+        Some(_) => Asked::Other,
         None if extra.has("imp_user") => Asked::Other,
         None => Asked::Home,
     };
-    Some((context.string("address").map(str::to_owned), asked))
+    let address = context.string("address").filter(|address| address.len() <= MAX_NAME);
+    Some((address.map(str::to_owned), asked))
 }
 
 /// Appends the payload of ROUTE's SUCCESS with every address replaced by `address`. What is not understood stays as it is.

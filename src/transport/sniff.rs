@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -130,6 +130,8 @@ pub async fn sniff(
     }
     if first != BOLT_MAGIC {
         transport.discard_input();
+        // The proper end of TLS and WebSocket; whoever does not take it is past caring.
+        let _ = transport.shutdown().await;
         return Err(Refusal::BadMagic);
     }
     Ok(Accepted { transport, peer, local, secure, since })

@@ -72,6 +72,7 @@ impl Connector {
         self.in_time(async {
             let mut transport = self.dialer.open(&self.host, self.port, self.ip).await?;
             transport.write_all(&handshake::request_manifest()).await?;
+            transport.flush().await?;
             let mut answer = BytesMut::with_capacity(64);
             loop {
                 if transport.read_buf(&mut answer).await? == 0 {
@@ -195,6 +196,7 @@ impl Connector {
     async fn open(&self, version: Version) -> io::Result<Option<Transport>> {
         let mut transport = self.dialer.open(&self.host, self.port, self.ip).await?;
         transport.write_all(&handshake::request_exactly(version)).await?;
+        transport.flush().await?;
         let mut answer = [0; 4];
         transport.read_exact(&mut answer).await?;
         Ok((answer == handshake::version_bytes(version)).then_some(transport))

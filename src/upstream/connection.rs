@@ -122,9 +122,11 @@ impl Connection {
     }
 
     /// Sends a piece of a message that is too large to be queued.
-    pub(crate) async fn send_piece(&mut self, piece: &[u8]) -> io::Result<()> {
+    pub(crate) async fn send_piece(&mut self, piece: &[u8], last: bool) -> io::Result<()> {
         self.flush().await?;
-        self.transport.write_all(piece).await
+        self.transport.write_all(piece).await?;
+        // TLS may hold back what the socket did not take; without this the end of the message could stay there.
+        if last { self.transport.flush().await } else { Ok(()) }
     }
 
     /// Reads what has come; zero bytes are an error, because a server never half-closes.

@@ -136,7 +136,15 @@ impl Upstream {
     ) -> Result<Option<Vec<u8>>, ConnectError> {
         match &self.servers {
             Servers::One(pool) => pool.greet(version, hello).await,
-            Servers::Routed(router) => router.seed().greet(version, hello).await,
+            Servers::Routed(router) => router.greet(version, hello).await,
+        }
+    }
+
+    /// Keeps `pool.min_idle` connections ready. Called once in a while.
+    pub(crate) async fn warm(&self, principal: &Arc<Principal>) {
+        match &self.servers {
+            Servers::One(pool) => pool.warm(principal, None).await,
+            Servers::Routed(router) => router.warm(principal).await,
         }
     }
 
@@ -208,7 +216,7 @@ impl Upstream {
     /// Looks at the servers, once in a while; gives the reason why no request can be served.
     pub(crate) async fn look(&self) -> Option<String> {
         match &self.servers {
-            Servers::One(pool) => pool.offered().await.err().map(|refusal| refusal.to_string()),
+            Servers::One(pool) => pool.look().await.err().map(|refusal| refusal.to_string()),
             Servers::Routed(router) => router.look().await,
         }
     }

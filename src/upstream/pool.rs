@@ -73,6 +73,8 @@ pub(crate) struct Lease {
     slot: Option<Slot>,
 }
 
+/// How long an answer proves that a server is there.
+const LOOK_TTL: Duration = Duration::from_secs(5);
 /// How long what a server offers is believed.
 const OFFER_TTL: Duration = Duration::from_secs(30);
 
@@ -125,6 +127,12 @@ impl Pool {
             return Ok(Arc::clone(versions));
         }
         self.probe().await.or_else(|refusal| known.map(|(_, versions)| versions).ok_or(refusal))
+    }
+
+    /// Whether the server answers: it did a moment ago, or it does now.
+    pub(crate) async fn look(&self) -> Result<(), Refusal> {
+        let answered = self.offered.lock().as_ref().is_some_and(|(when, _)| when.elapsed() < LOOK_TTL);
+        if answered { Ok(()) } else { self.probe().await.map(drop) }
     }
 
     /// Asks the server what it offers, whatever is known: the proof that it is there.
@@ -477,8 +485,9 @@ impl Pool {
         }
     }
 
-    /// Makes one connection for `principal` if fewer than `pool.min_idle` are idle. Called once in a while.
-    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>) {
+    /// Makes one connection for `principal` if fewer than `pool.min_idle` are idle, with this routing context if no client has shown
+    /// which kind is wanted. Called once in a while.
+    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>, routing: Option<&[u8]>) {
         let (size, min_idle) = {
             let pool = &self.config.load().pool;
             (pool.max_connection_pool_size, pool.min_idle)
@@ -496,7 +505,8 @@ impl Pool {
             return;
         };
         let known = self.warm_key.lock().clone();
-        let key = known.unwrap_or_else(|| Arc::new(Key::plain(version)));
+        let plain = || Key { routing: routing.map(Into::into), ..Key::plain(version) };
+        let key = known.unwrap_or_else(|| Arc::new(plain()));
         let need = Need { key, principal: Arc::clone(principal), access: Access::default() };
         if let Err(error) = self.make(slot, &need).await {
             tracing::debug!(address = self.address(), ?error, "An idle connection could not be made.");
@@ -506,11 +516,15 @@ impl Pool {
     /// Closes all idle connections, at shutdown.
     pub(crate) async fn close_idle(self: &Arc<Self>) {
         let idle = std::mem::take(&mut self.inner.lock().idle);
+        let mut closing = tokio::task::JoinSet::new();
         for connection in idle {
             let slot = self.slot();
-            connection.close().await;
-            drop(slot);
+            closing.spawn(async move {
+                connection.close().await;
+                drop(slot);
+            });
         }
+        closing.join_all().await;
     }
 }
 

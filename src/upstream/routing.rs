@@ -17,10 +17,10 @@ use tokio::time::{Duration, Instant};
 
 pub(crate) use self::listing::Role;
 
-use self::books::{Books, Known, Table, Target};
+use self::books::{Books, Home, Known, Table, Target};
 use self::flight::{Flight, Missing};
 use self::listing::Listing;
-use self::member::{Member, Members, Want, first_of, in_order, least};
+use self::member::{Member, Members, Want, first_of, in_order, is_transient};
 use super::connect::{ConnectError, Greeting};
 use super::key::Key;
 use super::pool::{Lease, Pool};
@@ -87,11 +87,6 @@ impl Router {
         })
     }
 
-    /// The server that `upstream.uri` names.
-    pub(crate) fn seed(&self) -> &Arc<Pool> {
-        &self.members.seed().pool
-    }
-
     /// HELLO's routing context of every upstream connection, without the address.
     pub(crate) fn context(&self) -> &[u8] {
         &self.context
@@ -103,13 +98,14 @@ impl Router {
         if role == Role::Router {
             return None;
         }
-        let Known::Table(table) = self.books.read().known(need) else { return None };
         let now = Instant::now();
+        let known = self.books.read().known(need, now);
+        let (Known::Table(table) | Known::Aging(table)) = &known else { return None };
         if !table.is_current(now) {
             return None;
         }
-        self.refresh_ahead(&table, need, now);
-        least(table.of(role))?.pool.try_lease(need)
+        self.refresh_ahead(&known, need, now);
+        table.best(role)?.pool.try_lease(need)
     }
 
     /// A connection, waiting for it and for a table if need be. A table that was there already and leads nowhere is fetched anew once.
@@ -130,15 +126,16 @@ impl Router {
                 Err(Missing::Login(payload)) => return Err(ConnectError::Failure(payload[..].into())),
                 Err(Missing::Refused(refusal)) => return Err(last.unwrap_or_else(|| refusal.into())),
             };
-            match first_of(&table.candidates(role), Want::Lease(need), deadline).await {
-                Some(Ok(lease)) => {
-                    self.refresh_ahead(&table, need, Instant::now());
-                    return Ok(lease);
+            for members in table.candidates(role) {
+                match first_of(&members, Want::Lease(need), deadline).await {
+                    Some(result) if is_settled(&result) => return result,
+                    Some(Err(error)) => {
+                        table.doubt();
+                        last = Some(error);
+                    }
+                    _ => {}
                 }
-                Some(Err(error)) => last = Some(error),
-                None => {}
             }
-            table.doubt();
             if table.fetched >= started || Instant::now() >= deadline {
                 break;
             }
@@ -154,6 +151,40 @@ impl Router {
     ) -> Result<Lease, ConnectError> {
         let deadline = Instant::now() + self.config.load().pool.connection_acquisition_timeout;
         self.anybody(Want::Fresh(key, principal), deadline).await
+    }
+
+    /// The answer to a client's own HELLO of the first server that can be reached; `None` if it only closes.
+    pub(crate) async fn greet(
+        &self,
+        version: Version,
+        hello: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConnectError> {
+        let mut last = None;
+        for member in self.routers() {
+            match member.pool.greet(version, hello).await {
+                Err(error @ ConnectError::Refused(Refusal::Unreachable { .. })) => last = Some(error),
+                answer => return answer,
+            }
+        }
+        Err(last.unwrap_or_else(|| self.nowhere().into()))
+    }
+
+    /// Keeps `pool.min_idle` connections to each listed server ready, and before that the table of the home database.
+    pub(crate) async fn warm(self: &Arc<Self>, principal: &Arc<Principal>) {
+        let Some(version) = self.offered().await.and_then(|offered| offered.iter().max().copied()) else {
+            return;
+        };
+        let key = Arc::new(Key { routing: Some(self.context.clone()), ..Key::plain(version) });
+        let need = Need { key, principal: Arc::clone(principal), access: Access::default() };
+        if matches!(self.books.read().known(&need, Instant::now()), Known::Nothing) {
+            let home = self.books.read().target(&need);
+            self.fly(home, &need);
+        }
+        for member in self.members.all() {
+            if self.books.read().lists(&member) && !member.is_down() {
+                member.warm(principal, &self.context);
+            }
+        }
     }
 
     /// A server contradicted the tables: it leaves them, and they are fetched anew with the next request.
@@ -290,14 +321,22 @@ impl Router {
         deadline: Instant,
     ) -> Result<Arc<Table>, Missing> {
         let now = Instant::now();
-        let known = match self.books.read().known(need) {
+        let known = self.books.read().known(need, now);
+        if !anew
+            && let Known::Table(table) | Known::Aging(table) = &known
+            && table.is_current(now)
+            && table.serves(role)
+        {
+            self.refresh_ahead(&known, need, now);
+            return Ok(Arc::clone(table));
+        }
+        let known = match known {
             Known::Nowhere => return Err(Missing::Nowhere),
-            Known::Table(table) if !anew && table.is_current(now) && table.has_up(role) => return Ok(table),
-            Known::Table(table) | Known::Former(table) => Some(table),
+            Known::Table(table) | Known::Aging(table) | Known::Former(table) => Some(table),
             Known::Nothing => None,
         };
         // While nobody can be asked, what is known may be used a little longer: a server that is asked wrongly says so.
-        let known = known.filter(|table| !anew && table.is_tolerable(now) && table.has_up(role));
+        let known = known.filter(|table| !anew && table.is_tolerable(now) && table.serves(role));
         let patience =
             if known.is_some() { now + deadline.saturating_duration_since(now) / 2 } else { deadline };
         let target = self.books.read().target(need);
@@ -308,14 +347,14 @@ impl Router {
     }
 
     /// Has what is due soon fetched without waiting for it.
-    fn refresh_ahead(self: &Arc<Self>, table: &Table, need: &Need, now: Instant) {
+    fn refresh_ahead(self: &Arc<Self>, known: &Known, need: &Need, now: Instant) {
+        let (Known::Table(table) | Known::Aging(table)) = known else { return };
         if table.is_due(now) {
             let target = self.books.read().target(need);
             self.fly(target, need);
         }
-        let home = if need.access.database.is_none() { self.books.read().due_home(need, now) } else { None };
-        if let Some(home) = home {
-            self.fly(home, need);
+        if matches!(known, Known::Aging(_)) {
+            self.fly(Target::Home(Home::of(&need.principal, &need.access)), need);
         }
     }
 
@@ -343,5 +382,15 @@ impl Router {
             return vec![Arc::clone(router)];
         }
         others.into_iter().filter_map(|address| self.members.at(address)).collect()
+    }
+}
+
+/// True if no other server and no other table would change it: a connection, a refused login, or a server that is there but busy.
+fn is_settled(obtained: &Result<Lease, ConnectError>) -> bool {
+    match obtained {
+        Ok(_)
+        | Err(ConnectError::Refused(Refusal::AcquisitionTimeout { .. } | Refusal::QueueFull { .. })) => true,
+        Err(ConnectError::Failure(payload)) => !is_transient(payload),
+        Err(ConnectError::Refused(_)) => false,
     }
 }

@@ -116,8 +116,7 @@ async fn inside_tls() {
         let mut client = tls_client(&port).await;
         client.write_all(bytes).await.unwrap();
         client.flush().await.unwrap();
-        let mut byte = [0];
-        assert_eq!(soon(client.read(&mut byte)).await.unwrap_or(0), 0);
+        assert_eq!(to_end(&mut client).await, b"", "a proper end of TLS");
     }
     eventually("counted", || port.refused(Refusal::BadMagic) == 2).await;
     // Looks like TLS and is not.

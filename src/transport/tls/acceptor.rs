@@ -1,10 +1,11 @@
 //! Server side: a certificate that can be replaced while connections live.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -24,21 +25,17 @@ use crate::transport::Transport;
 pub struct TlsAcceptor {
     loaded: ArcSwapOption<ServerConfig>,
     /// What the newest attempt saw, so that a bad file is tried and reported once.
-    seen: Mutex<Option<Seen>>,
+    seen: Mutex<Seen>,
     reloads: AtomicU64,
     failures: AtomicU64,
 }
 
-/// The settings and the state of their files.
+/// The settings and what was in their files.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     settings: Option<ListenTls>,
-    files: Vec<Option<Stamp>>,
+    files: Vec<Option<blake3::Hash>>,
 }
-
-/// Modification time, size, and on Unix the inode: a certificate that is replaced by a rename changes at least one.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Stamp(Option<SystemTime>, u64, u64);
 
 impl TlsAcceptor {
     /// Reads the files; `None` = TLS is off.
@@ -47,7 +44,7 @@ impl TlsAcceptor {
         let loaded = settings.map(server_config).transpose()?;
         Ok(Self {
             loaded: ArcSwapOption::new(loaded),
-            seen: Mutex::new(Some(seen)),
+            seen: Mutex::new(seen),
             reloads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         })
@@ -58,10 +55,10 @@ impl TlsAcceptor {
     pub fn reload(&self, settings: Option<&ListenTls>) -> Result<bool, TlsError> {
         let mut last = self.seen.lock();
         let seen = Seen::now(settings);
-        if last.as_ref() == Some(&seen) {
+        if *last == seen {
             return Ok(false);
         }
-        *last = Some(seen);
+        *last = seen;
         match settings.map(server_config).transpose() {
             Ok(loaded) => {
                 // A new configuration has new session tickets: nobody resumes past a changed CA.
@@ -135,19 +132,17 @@ impl Seen {
         let files = settings.into_iter().flat_map(|tls| {
             [Some(&tls.cert_file), Some(&tls.key_file), tls.client_ca_file.as_ref()].into_iter().flatten()
         });
-        Self { settings: settings.cloned(), files: files.map(|path| Stamp::of(path)).collect() }
+        Self { settings: settings.cloned(), files: files.map(|path| contents(path)).collect() }
     }
 }
 
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let meta = std::fs::metadata(path).ok()?;
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(&meta);
-        #[cfg(not(unix))]
-        let inode = 0;
-        Some(Self(meta.modified().ok(), meta.len(), inode))
-    }
+/// A fingerprint of what is in a file. Times and sizes would miss a certificate of the same length that is written within
+/// the file system's clock tick, or put back with its old time.
+fn contents(path: &Path) -> Option<blake3::Hash> {
+    const LIMIT: u64 = 16 * 1024 * 1024;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path).ok()?.take(LIMIT)).ok()?;
+    Some(hasher.finalize())
 }
 
 fn server_config(settings: &ListenTls) -> Result<Arc<ServerConfig>, TlsError> {

@@ -257,6 +257,14 @@ async fn a_breach_before_the_magic_is_a_bad_upgrade() {
     assert_eq!((opcode, &payload[..2]), (CLOSE, &1003_u16.to_be_bytes()[..]));
     assert_eq!(to_end(&mut client.stream).await, b"");
     eventually("counted", || port.refused(Refusal::BadUpgrade) == 1).await;
+
+    let mut client = Client { stream: Transport::Tcp(port.connect().await), framed: true };
+    client.raw(upgrade_request().as_bytes()).await;
+    client.head().await;
+    client.send(b"GET / HTTP/1.1\r\n\r\n").await;
+    assert_eq!(client.next_frame().await, (CLOSE, b"\x03\xe8Bye".to_vec()));
+    assert_eq!(to_end(&mut client.stream).await, b"");
+    eventually("counted", || port.refused(Refusal::BadMagic) == 1).await;
 }
 
 /// On a pipe of 64 bytes, so that everything blocks all the time.

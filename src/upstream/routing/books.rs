@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 
 use super::Fault;
 use super::listing::{MAX_DATABASE, Role};
-use super::member::{Member, in_order};
+use super::member::{Member, in_order, least};
 use crate::upstream::pool::Pool;
 use crate::upstream::principal::Principal;
 use crate::upstream::{Access, Need};
@@ -17,6 +17,8 @@ use crate::upstream::{Access, Need};
 pub(super) const KNOWN: usize = 10_000;
 /// The share of a table's time after which the next request has it fetched anew, without waiting for it.
 const FRESH: f64 = 0.8;
+/// The same for a table in which nobody can take writes, or reads: it will not stay like that.
+const HURRY: Duration = Duration::from_secs(5);
 /// How long a table may be used beyond its time while no router can be asked: at most as long again, and not longer than this.
 const GRACE: Duration = Duration::from_secs(300);
 
@@ -48,13 +50,15 @@ impl Table {
         let now = Instant::now();
         // Varied, so that the tables of several proxies and databases are not all due together.
         let ttl = ttl.mul_f64(1.0 - 0.1 * fastrand::f64());
+        let is_whole = [&writers, &readers].iter().all(|members| least(members).is_some());
+        let fresh = ttl.mul_f64(FRESH).min(if is_whole { ttl } else { HURRY });
         Some(Self {
             database: database.into(),
             writers,
             readers,
             routers,
             fetched: now,
-            due: now + ttl.mul_f64(FRESH),
+            due: now + fresh,
             expires: now + ttl,
             ends: now + ttl + ttl.min(GRACE),
             doubted: Arc::default(),
@@ -70,20 +74,29 @@ impl Table {
         }
     }
 
-    /// Those that may take a request, best first. The leader may read too, if nobody else can.
-    pub(super) fn candidates(&self, role: Role) -> Vec<Arc<Member>> {
-        let mut candidates = in_order(self.of(role));
-        if role == Role::Reader {
-            let mut leaders = in_order(&self.writers);
-            leaders.retain(|leader| !candidates.iter().any(|known| Arc::ptr_eq(known, leader)));
-            candidates.append(&mut leaders);
-        }
-        candidates
+    /// Those that may stand in for a role: the leader reads if nobody else can.
+    fn stand_ins(&self, role: Role) -> &[Arc<Member>] {
+        if role == Role::Reader { &self.writers } else { &[] }
     }
 
-    /// True if somebody in that role can be reached, as far as is known.
-    pub(super) fn has_up(&self, role: Role) -> bool {
-        self.of(role).iter().any(|member| !member.is_down())
+    /// Who takes a request without further ado.
+    pub(super) fn best(&self, role: Role) -> Option<&Arc<Member>> {
+        least(self.of(role)).or_else(|| least(self.stand_ins(role)))
+    }
+
+    /// Those that are to be tried, best first, and then those that remain if none of them can be reached.
+    pub(super) fn candidates(&self, role: Role) -> [Vec<Arc<Member>>; 2] {
+        let (down, up): (Vec<_>, Vec<_>) = in_order(self.of(role)).into_iter().partition(|m| m.is_down());
+        let (down_too, mut rest): (Vec<_>, Vec<_>) =
+            in_order(self.stand_ins(role)).into_iter().partition(|m| m.is_down());
+        rest.extend(down);
+        rest.extend(down_too);
+        [up, rest]
+    }
+
+    /// True if somebody can take requests of that role, as far as is known.
+    pub(super) fn serves(&self, role: Role) -> bool {
+        self.best(role).is_some()
     }
 
     /// True if it is time to fetch it anew.
@@ -137,7 +150,8 @@ pub(super) struct Home {
 }
 
 impl Home {
-    fn of(principal: &Principal, access: &Access) -> Self {
+    /// That of a request which names no database.
+    pub(super) fn of(principal: &Principal, access: &Access) -> Self {
         Self { principal: principal.id, impersonated: access.impersonated.clone() }
     }
 }
@@ -166,6 +180,8 @@ pub(super) enum Target {
 pub(super) enum Known {
     /// A table, perhaps due or expired.
     Table(Arc<Table>),
+    /// The table of the home database, whose name is soon to be asked for again.
+    Aging(Arc<Table>),
     /// The table of what was the home database: its name has to be asked for again.
     Former(Arc<Table>),
     /// Nothing yet.
@@ -185,8 +201,10 @@ pub(super) struct Books {
 
 impl Books {
     /// The table for a request.
-    pub(super) fn known(&self, need: &Need) -> Known {
-        if need.access.database.as_ref().is_some_and(|name| name.len() > MAX_DATABASE) {
+    pub(super) fn known(&self, need: &Need, now: Instant) -> Known {
+        let is_endless =
+            |name: &Option<Arc<str>>| name.as_ref().is_some_and(|name| name.len() > MAX_DATABASE);
+        if is_endless(&need.access.database) || is_endless(&need.access.impersonated) {
             return Known::Nowhere;
         }
         let table = |name: &Arc<str>| self.tables.get(name).cloned();
@@ -196,7 +214,11 @@ impl Books {
         let Some(home) = self.homes.get(&Home::of(&need.principal, &need.access)) else {
             return Known::Nothing;
         };
-        let known = if home.expires > Instant::now() { Known::Table } else { Known::Former };
+        let known = match now {
+            _ if now < home.due => Known::Table,
+            _ if now < home.expires => Known::Aging,
+            _ => Known::Former,
+        };
         table(&home.database).map_or(Known::Nothing, known)
     }
 
@@ -210,15 +232,6 @@ impl Books {
             Some(known) => Target::Database(Arc::clone(&known.database)),
             None => Target::Home(home),
         }
-    }
-
-    /// The user's home database, if its name is soon to be asked for again.
-    pub(super) fn due_home(&self, need: &Need, now: Instant) -> Option<Target> {
-        if need.access.database.is_some() {
-            return None;
-        }
-        let home = Home::of(&need.principal, &need.access);
-        self.homes.get(&home).is_some_and(|known| known.due <= now).then_some(Target::Home(home))
     }
 
     /// The name of the database that a request is about, for people.
@@ -291,6 +304,11 @@ impl Books {
         self.homes.retain(|_, home| home.ends > now);
     }
 
+    /// True if a table lists this member.
+    pub(super) fn lists(&self, member: &Arc<Member>) -> bool {
+        self.tables.values().any(|table| table.members().any(|listed| Arc::ptr_eq(listed, member)))
+    }
+
     /// All members that are listed.
     pub(super) fn listed(&self) -> HashSet<*const Member> {
         let tables = self.tables.values().flat_map(|table| table.members());
@@ -306,7 +324,7 @@ impl Books {
     pub(super) fn home_is_up(&self) -> Option<bool> {
         let mut tables = self.homes.values().filter_map(|home| self.tables.get(&home.database)).peekable();
         tables.peek()?;
-        Some(tables.any(|table| table.has_up(Role::Writer) || table.has_up(Role::Reader)))
+        Some(tables.any(|table| table.serves(Role::Reader)))
     }
 
     /// Somebody's home database, and the request for which it was asked.

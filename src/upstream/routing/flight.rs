@@ -71,17 +71,13 @@ impl Flight {
         self.principal == need.principal.id && self.version == need.key.version
     }
 
-    /// When the next flight may start; `None` = this one's result is to be taken instead.
+    /// When the next flight may start; `None` = this one is to be waited for.
     fn next(&self, need: &Need, now: Instant) -> Option<Instant> {
         let result = self.result.borrow();
-        let Some((ended, fetched)) = &*result else { return None };
+        let (_, fetched) = result.as_ref()?;
         let concerns = self.is_of(need) || fetched.as_ref().err().is_none_or(Missing::is_for_all);
-        match fetched {
-            Err(Missing::Refused(_)) if concerns && *ended + PAUSE > now => None,
-            _ if concerns => Some(now.max(self.started + PAUSE)),
-            // Somebody else's trouble is nobody's delay.
-            _ => Some(now),
-        }
+        // Somebody else's trouble is nobody's delay.
+        Some(if concerns { now.max(self.started + PAUSE) } else { now })
     }
 }
 
@@ -182,7 +178,7 @@ impl Router {
                     }
                 }
                 Answer::Unusable(reason) => {
-                    tracing::warn!(router = address, reason, "A routing table cannot be used.");
+                    tracing::debug!(router = address, reason, "A routing table cannot be used.");
                     if !matches!(missing, Missing::Unlisted(_)) {
                         missing = Missing::Refused(unusable(target, address, reason));
                     }

@@ -41,6 +41,8 @@ pub(super) struct Member {
     is_down: AtomicBool,
     /// Somebody is finding out whether it is back.
     trying: AtomicBool,
+    /// A connection is being made to have it ready.
+    warming: AtomicBool,
     probed: Mutex<Option<Instant>>,
 }
 
@@ -71,6 +73,7 @@ impl Member {
             down: Mutex::default(),
             is_down: AtomicBool::new(false),
             trying: AtomicBool::new(false),
+            warming: AtomicBool::new(false),
             probed: Mutex::default(),
         })
     }
@@ -121,6 +124,18 @@ impl Member {
         }
         let reason = self.down.lock().clone().unwrap_or_else(|| "it is being tried".to_owned());
         Err(Refusal::Unreachable { address: self.pool.address().to_owned(), reason })
+    }
+
+    /// Makes one more connection if too few are idle. Does not wait for it, and does it only once at a time.
+    pub(super) fn warm(self: Arc<Self>, principal: &Arc<Principal>, context: &[u8]) {
+        if self.warming.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (principal, context) = (Arc::clone(principal), Box::<[u8]>::from(context));
+        tokio::spawn(async move {
+            let _turn = Turn(Some(&self.warming));
+            self.pool.warm(&principal, Some(&context)).await;
+        });
     }
 
     /// True if it is time to find out whether the server is there: always if it is down, now and then if it is not.

@@ -638,7 +638,9 @@ async fn a_table_is_fetched_ahead_without_anybody_waiting() {
 /// The table in use.
 fn table(upstream: &Upstream, need: &Need) -> Arc<Table> {
     let Servers::Routed(router) = &upstream.servers else { panic!("not routed") };
-    let Known::Table(table) = router.books.read().known(need) else { panic!("nothing is known") };
+    let Known::Table(table) = router.books.read().known(need, Instant::now()) else {
+        panic!("nothing is known")
+    };
     table
 }
 
@@ -739,6 +741,10 @@ async fn the_leader_reads_if_nobody_else_can() {
     assert_eq!(taker(&upstream, &need).await, Ok(cluster.address(1)));
     cluster.kill(1).await;
     assert_eq!(taker(&upstream, &need).await, Ok(cluster.address(0)));
+    // From then on without any detour.
+    until(async || upstream.try_lease(&need)).await;
+    let lease = upstream.try_lease(&need).unwrap();
+    assert_eq!(lease.pool().address(), cluster.address(0));
 }
 
 #[tokio::test]
@@ -1164,4 +1170,60 @@ async fn wrong_credentials_of_one_are_not_the_failure_of_another() {
     let (refused, taken) = tokio::join!(upstream.lease(&wrong), taker(&upstream, &right));
     assert!(matches!(refused, Err(ConnectError::Failure(_))));
     assert_eq!(taken, Ok(cluster.address(0)));
+}
+
+#[tokio::test]
+async fn a_full_pool_is_no_reason_to_ask_the_cluster() {
+    let cluster = Cluster::start(2).await;
+    let mut config = cluster.config(1);
+    config.pool.max_connection_pool_size = 1;
+    config.pool.max_waiting = 0;
+    let (upstream, _) = cluster.upstream(config);
+    let need = need(writing("neo4j"));
+    let _held = upstream.lease(&need).await.map_err(|_| ()).unwrap();
+    let refused = taker(&upstream, &need).await.unwrap_err();
+    assert!(refused.contains("pool.max_waiting"), "{refused}");
+    assert_eq!(cluster.routes(), 1);
+    // Nor do reads fall upon the leader because the readers are busy.
+    let need = Need { access: reading("neo4j"), ..need };
+    let _held = upstream.lease(&need).await.map_err(|_| ()).unwrap();
+    assert!(taker(&upstream, &need).await.unwrap_err().contains(&cluster.address(1)));
+}
+
+#[tokio::test]
+async fn listed_servers_are_kept_warm() {
+    let cluster = Cluster::start(3).await;
+    let listed = |at: &[usize]| at.iter().map(|at| cluster.address(*at)).collect::<Vec<_>>();
+    let table = Reply::Table { writers: listed(&[0]), readers: listed(&[1]), routers: listed(&[0, 1]) };
+    cluster.reply("neo4j", table);
+    let mut config = cluster.config(2);
+    config.pool.min_idle = 2;
+    let (upstream, _) = cluster.upstream(config);
+    let need = need(writing("neo4j"));
+    until(async || {
+        upstream.warm(&need.principal).await;
+        let warm = |at: usize| {
+            let pools = upstream.pools();
+            pools.iter().any(|pool| pool.address() == cluster.address(at) && pool.counts().1 == 2)
+        };
+        (warm(0) && warm(1)).then_some(())
+    })
+    .await;
+    let opened = cluster.script.lock().hellos.len();
+    taker(&upstream, &need).await.unwrap();
+    assert_eq!(cluster.script.lock().hellos.len(), opened, "the connection was there");
+}
+
+#[tokio::test]
+async fn a_strange_hello_is_answered_by_whoever_can_be_reached() {
+    let mut cluster = Cluster::start(2).await;
+    let (upstream, _) = cluster.upstream(cluster.config(0));
+    taker(&upstream, &need(writing("neo4j"))).await.unwrap();
+    cluster.kill(0).await;
+    let mut hello = BytesMut::new();
+    put_message(Tag::HELLO.0, &[Value::map([("user_agent", 7.into())])], &mut hello);
+    let answer = upstream.greet(Version::V5_8, &hello).await.unwrap().unwrap();
+    assert_eq!(answer[1], Tag::SUCCESS.0);
+    cluster.kill(1).await;
+    assert!(upstream.greet(Version::V5_8, &hello).await.is_err());
 }
