@@ -63,7 +63,7 @@ pub(crate) enum End {
     Violation,
     /// The client did not log in, or not in time.
     Login,
-    /// The client did not take its answers in time.
+    /// The client did not take its answers, or did not finish a request, in time.
     WriteTimeout,
     /// The upstream connection was lost in the middle of an exchange.
     UpstreamLost,
@@ -118,6 +118,8 @@ pub(crate) struct Session {
     /// Fires now and then while something is waited for.
     tick: Pinned<Box<Sleep>>,
     last_heard: Instant,
+    /// When the client last sent something.
+    last_read: Instant,
 }
 
 /// The running exchange, for the metrics.
@@ -176,9 +178,10 @@ impl Session {
 
     /// Waits for the client's next request while nothing is open. Holds no buffer meanwhile.
     async fn rest(&mut self) -> Step {
-        if self.inbuf.is_empty() {
-            self.shared.buffers.give(self.inbuf.take());
+        if !self.inbuf.is_empty() {
+            return Box::pin(self.rest_of_request()).await;
         }
+        self.shared.buffers.give(self.inbuf.take());
         if self.outbuf.is_empty() && self.outbuf.capacity() > 0 {
             self.shared.buffers.give(std::mem::take(&mut self.outbuf));
         }
@@ -189,10 +192,16 @@ impl Session {
             self.registration.poll_ending(cx).map(|()| Ok(Event::Ending))
         });
         match event.await? {
-            // A request that is there already is still answered; the loop ends the session if there is none.
-            Event::Ending if self.inbuf.is_empty() => Err(End::Drained),
+            Event::Ending => Err(End::Drained),
             _ => Ok(()),
         }
+    }
+
+    /// Waits for more of a request that has begun, in bounded time.
+    async fn rest_of_request(&mut self) -> Step {
+        let limit = self.shared.config.load().listen.write_timeout;
+        let read = tokio::time::timeout(limit, poll_fn(|cx| self.poll_client(cx))).await;
+        read.unwrap_or(Err(End::WriteTimeout))
     }
 
     /// Reads what the client has sent. A buffer is taken when there is something to read.
@@ -202,6 +211,7 @@ impl Session {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(End::ClientGone)),
             Poll::Ready(Ok(read)) => {
                 self.shared.metrics.bytes_from_clients.inc_by(read as u64);
+                self.last_read = Instant::now();
                 Poll::Ready(Ok(()))
             }
         }

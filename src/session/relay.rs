@@ -66,7 +66,8 @@ impl Session {
         }
     }
 
-    /// Gives up on a server that has been silent for too long while it owed an answer.
+    /// Gives up on a server that has been silent for too long while it owed an answer, and on a client that stopped in the middle of a
+    /// request.
     fn look_at_the_clock(&mut self) -> Step {
         let limit = self.shared.read_timeout();
         if self.machine.in_flight() > 0 && self.last_heard.elapsed() >= limit {
@@ -76,6 +77,11 @@ impl Session {
                 "Neo4j owes an answer and is silent: giving up."
             );
             return Err(self.lose_upstream());
+        }
+        // Whole requests do not stay here while nothing is due, so this one is not whole.
+        let limit = self.shared.config.load().listen.write_timeout;
+        if self.machine.in_flight() == 0 && !self.inbuf.is_empty() && self.last_read.elapsed() >= limit {
+            return Err(End::WriteTimeout);
         }
         self.arm_tick();
         Ok(())

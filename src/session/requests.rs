@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
-use bolt_wire::message::{Begin, Run};
+use bolt_wire::message::{Begin, Run, Summary};
 use bolt_wire::packstream::{MapEdit, MapView};
 use bolt_wire::scan::Passage;
 use bolt_wire::server::{State, Verdict};
@@ -189,9 +189,17 @@ impl Session {
                 Ok(None)
             }
             Some(Err(ConnectError::Failure(payload))) => {
-                // The client's own credentials were refused on the way: it sees Neo4j's words, and the close that follows them.
                 self.put_answer(|out| out.put_slice(&payload));
-                Err(End::Login)
+                let code =
+                    Summary::parse(&payload).ok().and_then(|failure| failure.code()).unwrap_or_default();
+                if code.starts_with("Neo.ClientError.Security.") {
+                    // The client's own credentials were refused on the way: it sees Neo4j's words, and the close that follows them.
+                    return Err(End::Login);
+                }
+                // Neo4j had no thread, or the like, for a connection that is none of the client's business.
+                self.machine.refused();
+                self.drop_first_message();
+                Ok(None)
             }
         }
     }

@@ -5,7 +5,9 @@
 
 mod support;
 
+mod drain;
 mod faults;
+mod hostile;
 mod isolation;
 mod pool;
 mod session;
