@@ -135,7 +135,6 @@ enum Event {
     Client,
     Upstream,
     Tick,
-    Ending,
 }
 
 /// Serves one client to its end.
@@ -182,17 +181,18 @@ impl Session {
         if self.outbuf.is_empty() && self.outbuf.capacity() > 0 {
             self.shared.buffers.give(std::mem::take(&mut self.outbuf));
         }
-        let event = poll_fn(|cx| {
-            if let Poll::Ready(read) = self.poll_client(cx) {
-                return Poll::Ready(read.map(|()| Event::Client));
-            }
-            self.registration.poll_ending(cx).map(|()| Ok(Event::Ending))
-        });
-        match event.await? {
-            // A request that is there already is still answered; the loop ends the session if there is none.
-            Event::Ending if self.inbuf.is_empty() => Err(End::Drained),
-            _ => Ok(()),
+        poll_fn(|cx| self.poll_client_or_end(cx)).await
+    }
+
+    /// Reads what the client has sent, unless the session is to end and nothing of a request has come: what is begun is waited for.
+    fn poll_client_or_end(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if let Poll::Ready(read) = self.poll_client(cx) {
+            return Poll::Ready(read);
         }
+        if self.inbuf.is_empty() && self.registration.poll_ending(cx).is_ready() {
+            return Poll::Ready(Err(End::Drained));
+        }
+        Poll::Pending
     }
 
     /// Reads what the client has sent. A buffer is taken when there is something to read.

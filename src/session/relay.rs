@@ -60,7 +60,7 @@ impl Session {
         match event.await {
             Ok(Event::Upstream) => self.deliver().await,
             Ok(Event::Tick) => self.look_at_the_clock(),
-            Ok(Event::Client | Event::Ending) => Ok(()),
+            Ok(Event::Client) => Ok(()),
             Err(End::UpstreamLost) => Err(self.lose_upstream()),
             Err(end) => Err(end),
         }

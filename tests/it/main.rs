@@ -8,5 +8,6 @@ mod support;
 mod faults;
 mod isolation;
 mod pool;
+mod review;
 mod session;
 mod transparency;
