@@ -91,7 +91,6 @@ impl Session {
 
     /// Passes on what has come. The connection is set free before the last bytes are written, so that a slow client does not hold it.
     async fn deliver(&mut self) -> Step {
-        self.last_heard = Instant::now();
         let delivery = self.look()?;
         let limit = self.shared.config.load().listen.write_timeout;
         self.shared.metrics.bytes_to_clients.inc_by(delivery.verbatim as u64);
@@ -107,6 +106,8 @@ impl Session {
                 connection.inbuf.advance(delivery.verbatim);
             }
             connection.inbuf.rest(&self.shared.buffers);
+            // A client that took its time is no silence of Neo4j's.
+            self.last_heard = Instant::now();
             return Ok(());
         }
         let bytes = self.end_exchange();

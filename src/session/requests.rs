@@ -99,7 +99,7 @@ impl Session {
         let Some(lease) = &mut self.lease else { return };
         let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
         lease.connection_mut().queue(message.tag, wire);
-        self.machine.forwarded(message.tag);
+        self.owe(message.tag);
         if message.tag == Tag::RESET {
             self.exchange.interrupted = true;
         }
@@ -153,6 +153,14 @@ impl Session {
         self.inbuf.advance(message.extent.wire);
         self.note_pin();
         Ok(true)
+    }
+
+    /// Neo4j owes an answer from now on: its silence before that was none.
+    fn owe(&mut self, tag: Tag) {
+        if self.machine.in_flight() == 0 {
+            self.last_heard = Instant::now();
+        }
+        self.machine.forwarded(tag);
     }
 
     fn begin_exchange(&mut self, tag: Tag) {
@@ -335,6 +343,8 @@ impl Session {
             Ok(true) => {
                 lease.connection_mut().end_piecewise(tag);
                 self.lease = Some(lease);
+                // Nothing was read from Neo4j meanwhile.
+                self.last_heard = Instant::now();
                 self.machine.forwarded(tag);
                 self.note_pin();
                 Ok(())
