@@ -602,7 +602,10 @@ impl Drop for Lease {
         let (Some(mut connection), Some(slot)) = (self.connection.take(), self.slot.take()) else { return };
         let pool = Arc::clone(&self.pool);
         pool.lent.fetch_sub(1, Ordering::Relaxed);
-        if connection.machine.place() == Place::Defunct || connection.is_mid_message() {
+        if connection.machine.place() == Place::Defunct
+            || connection.is_mid_message()
+            || connection.is_mid_login()
+        {
             pool.metrics.pool_closed.with_label_values(&["defunct"]).inc();
             return;
         }
