@@ -254,6 +254,13 @@ impl Session {
     /// The upstream connection broke in the middle of an exchange. The outcome is unknown, so the client sees what it would see
     /// of Neo4j itself: its connection closes.
     fn lose_upstream(&mut self) -> End {
+        if self.condemned {
+            // After an illegal request Neo4j closes the connection, and the client's has to follow.
+            if let Some(lease) = self.lease.take() {
+                lease.discard();
+            }
+            return End::Violation;
+        }
         self.shared.metrics.lost.inc();
         self.report(Fault::Lost);
         if let Some(lease) = self.lease.take() {
@@ -295,7 +302,10 @@ impl Session {
     async fn finish(&mut self, end: End) {
         tracing::debug!(session = self.registration.id, peer = %self.registration.peer, ?end, "A session ended.");
         self.machine.close();
-        if end == End::ClientGone {
+        // Neo4j is to be free of what was open before the client has taken its last answer.
+        drop((self.lease.take(), self.greeted.take()));
+        // A client that took a part of an answer must not get it again from its beginning.
+        if matches!(end, End::ClientGone | End::WriteTimeout) {
             return;
         }
         let _ = self.flush_client().await;

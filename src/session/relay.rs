@@ -46,7 +46,9 @@ impl Shared {
 impl Session {
     /// Waits until either side has something while an exchange is open, and acts on it.
     pub(super) async fn pump(&mut self) -> Step {
-        let room = self.inbuf.len() < self.shared.config.load().limits.max_pipelined;
+        // Where nothing is due, what is there is the beginning of a request, which `limits.max_inspected_request` bounds.
+        let room = self.machine.in_flight() == 0
+            || self.inbuf.len() < self.shared.config.load().limits.max_pipelined;
         let event = poll_fn(|cx| {
             let Some(lease) = &mut self.lease else { return Poll::Ready(Ok(Event::Client)) };
             if let Poll::Ready(read) = lease.connection_mut().poll_fill(cx, &self.shared.buffers) {
@@ -116,7 +118,9 @@ impl Session {
             _ => Ok(()),
         };
         self.shared.buffers.give(bytes);
-        sent
+        sent?;
+        // Its RESET did not clean: that was Neo4j's last word.
+        if self.machine.state() == State::Defunct { Err(End::Closed) } else { Ok(()) }
     }
 
     /// Gives the connection back and takes what it has read.
