@@ -10,5 +10,6 @@ mod faults;
 mod hostile;
 mod isolation;
 mod pool;
+mod process;
 mod session;
 mod transparency;
