@@ -103,9 +103,12 @@ pub struct DemoArgs {
     /// Port for drivers on loopback [default: 7687, or a free one if that is taken]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
-    /// Keep the downloaded files and data at the end
+    /// With --neo4j: keep its database and logs at the end
     #[arg(long)]
     pub keep: bool,
+    /// End after the self-check
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// `sidebolt healthcheck`.
@@ -338,7 +341,7 @@ mod tests {
         assert!(matches!(parsed("schema --markdown"), Ok(Command::Schema(SchemaArgs { markdown: true }))));
         assert!(matches!(
             parsed("demo --neo4j --port 0 --keep"),
-            Ok(Command::Demo(DemoArgs { neo4j: true, port: Some(0), keep: true }))
+            Ok(Command::Demo(DemoArgs { neo4j: true, port: Some(0), keep: true, check: false }))
         ));
         assert!(matches!(
             parsed("healthcheck --ready --admin h:1"),

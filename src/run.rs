@@ -102,6 +102,12 @@ pub fn try_upstream(config: &Config) -> Result<String, String> {
 }
 
 /// `sidebolt demo`.
-pub async fn demo(_args: &DemoArgs) -> ExitCode {
-    ExitCode::FAILURE
+pub async fn demo(args: &DemoArgs) -> ExitCode {
+    match crate::demo::run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sidebolt demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -75,7 +75,9 @@ pub(super) fn from_engine(error: &Error) -> Failure {
         return Failure::new(code, status, message);
     }
     match error.error_code() {
-        ErrorCode::QuerySyntax | ErrorCode::QuerySemantic => syntax(message),
+        ErrorCode::QuerySyntax | ErrorCode::QuerySemantic => {
+            syntax(format!("{message} (the built-in demo graph knows a subset of Cypher)"))
+        }
         ErrorCode::QueryTimeout => {
             let code = "Neo.ClientError.Transaction.TransactionTimedOutClientConfiguration";
             Failure::new(code, "25N14", message)

@@ -193,6 +193,8 @@ impl Schema {
                     return Err(Failure::new(code, "50N11", message));
                 }
                 run(format!("CREATE CONSTRAINT {name} FOR (n:{label}) REQUIRE n.{property} IS UNIQUE"))?;
+                // The engine's constraints have no index of their own.
+                session.create_property_index(&rule.property);
             }
         }
         Ok(())

@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Write,
     /// Writes and returns rows.
     ReadWrite,
+    /// Tells something about the server.
+    Procedure,
     /// Changes the schema.
     Schema(Command),
 }
@@ -46,13 +48,13 @@ impl Kind {
             Self::Read => "r",
             Self::Write => "w",
             Self::ReadWrite => "rw",
-            Self::Schema(_) => "s",
+            Self::Procedure | Self::Schema(_) => "s",
         }
     }
 
     /// True for what needs the writer's place.
     pub(super) fn writes(&self) -> bool {
-        *self != Self::Read
+        !matches!(self, Self::Read | Self::Procedure)
     }
 }
 
@@ -106,6 +108,16 @@ pub(super) fn prepare(text: &str, parameters: &Bolt) -> Result<Prepared, Failure
         return Ok(Prepared { text, parameters, kind: Kind::Schema(command), columns: None });
     }
     let standalone = tokens.is(0, "CALL") && !tokens.is(1, "(") && !tokens.is(1, "{");
+    if let Some(ready) = components(&tokens) {
+        return Ok(ready);
+    }
+    refuse_repeats(&tokens)?;
+    let labels = labels(text, &tokens);
+    let (text, standalone) = match &labels {
+        Some(text) => (text.as_str(), false),
+        None => (text, standalone),
+    };
+    let tokens = if labels.is_some() { Tokens::new(text) } else { tokens };
     let names = returned(&tokens);
     let text = Rewrite::new(&tokens, &mut parameters).all(text)?;
     let plan = translate_cypher(&text).map_err(|error| from_engine(&error))?;
@@ -147,6 +159,106 @@ fn refuse_prefixes(tokens: &Tokens<'_>) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// `CALL db.labels()` as a query: the engine also names labels that no node has.
+fn labels(text: &str, tokens: &Tokens<'_>) -> Option<String> {
+    let called = tokens.are(0, &["CALL", "db", ".", "labels", "(", ")"]);
+    let query = "MATCH (sidebolt_n) UNWIND labels(sidebolt_n) AS label WITH DISTINCT label";
+    match tokens.list.len() {
+        6 if called => Some(format!("{query} RETURN label")),
+        _ if called && tokens.are(6, &["YIELD", "label"]) && !tokens.is(8, "AS") => {
+            let rest = text.get(tokens.list.get(7)?.span.end..)?;
+            Some(format!("{query}{rest}"))
+        }
+        _ => None,
+    }
+}
+
+/// `CALL dbms.components()`, which tools ask first; the engine has no such procedure.
+fn components(tokens: &Tokens<'_>) -> Option<Prepared> {
+    if !tokens.are(0, &["CALL", "dbms", ".", "components", "(", ")"]) {
+        return None;
+    }
+    let columns = ["name", "versions", "edition"].map(str::to_owned).to_vec();
+    let names = match tokens.list.len() {
+        6 => columns,
+        _ if tokens.is(6, "YIELD") => {
+            let mut names = (7..tokens.list.len()).take_while(|at| !tokens.is(*at, "RETURN"));
+            let end = names.by_ref().last().map_or(7, |last| last + 1);
+            let yielded: Vec<String> = (7..end).step_by(2).map(|at| tokens.name(at)).collect();
+            // Only the plain form, which gives what it names; everything else goes the way of unknown procedures.
+            let given: Vec<String> =
+                (end + 1..tokens.list.len()).step_by(2).map(|at| tokens.name(at)).collect();
+            if !(given.is_empty() || given == yielded) || !yielded.iter().all(|name| columns.contains(name)) {
+                return None;
+            }
+            yielded
+        }
+        _ => return None,
+    };
+    let cell = |name: &String| match name.as_str() {
+        "name" => "'Sidebolt demo graph (grafeo, not Neo4j)' AS name".to_owned(),
+        "versions" => "['5.26.0'] AS versions".to_owned(),
+        _ => "'demo' AS edition".to_owned(),
+    };
+    let text = format!("RETURN {}", names.iter().map(cell).collect::<Vec<_>>().join(", "));
+    let shapes = vec![Shape::Plain; names.len()];
+    let columns = Some(Columns { names: Some(names), shapes });
+    Some(Prepared { text, parameters: HashMap::new(), kind: Kind::Procedure, columns })
+}
+
+/// Within one MATCH, Neo4j never walks a relationship twice; the engine does. Two hops in the same direction are the same in both
+/// (but for a relationship from a node to itself); anything longer is refused.
+fn refuse_repeats(tokens: &Tokens<'_>) -> Result<(), Failure> {
+    for at in (0..tokens.list.len()).filter(|at| tokens.is(*at, "MATCH")) {
+        let end = (at + 1..tokens.list.len())
+            .find(|at| {
+                tokens.list.get(*at).is_some_and(|t| t.kind == TokenKind::Word) && ends_pattern(tokens, *at)
+            })
+            .unwrap_or(tokens.list.len());
+        let mut hops = Vec::new();
+        for here in at + 1..end {
+            // A hop is one dash behind a node: `)-`, `)<-`.
+            let left = tokens.are(here, &[")", "<", "-"]);
+            if !left && !tokens.are(here, &[")", "-"]) {
+                continue;
+            }
+            let dash = if left { here + 2 } else { here + 1 };
+            let close = if tokens.is(dash + 1, "[") { matching(tokens, dash + 1) + 1 } else { dash + 1 };
+            let right = tokens.is(close + 1, ">");
+            hops.push(match (left, right) {
+                (true, false) => Some(false),
+                (false, true) => Some(true),
+                _ => None,
+            });
+        }
+        if hops.len() > 1 && tokens.is(at + 2, "=") {
+            return Err(unsupported("a path over more than one relationship pattern"));
+        }
+        let fine = match hops.as_slice() {
+            [] | [_] => true,
+            [Some(a), Some(b)] => a == b,
+            _ => false,
+        };
+        if !fine {
+            return Err(unsupported(
+                "a MATCH over more than two relationships, or over two that do not point the same way                  (write a MATCH for each)",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn ends_pattern(tokens: &Tokens<'_>, at: usize) -> bool {
+    let named = at.checked_sub(1).is_some_and(|b| [".", ":", "$"].iter().any(|s| tokens.is(b, s)));
+    !named && (tokens.is(at, "OPTIONAL") || CLAUSES.iter().any(|clause| tokens.is(at, clause)))
+}
+
+fn matching(tokens: &Tokens<'_>, open: usize) -> usize {
+    let depth = tokens.list.get(open).map_or(0, |t| t.depth);
+    let closes = |at: &usize| tokens.list.get(*at).is_some_and(|t| t.depth == depth);
+    (open + 1..tokens.list.len()).find(closes).unwrap_or(tokens.list.len())
 }
 
 enum Returned {
@@ -235,6 +347,9 @@ impl<'a, 't> Rewrite<'a, 't> {
         let accessed = self.tokens.is(at + 1, ".") || self.tokens.is(at + 1, "[");
         let in_projection = matches!(clause, "WITH" | "RETURN") && !accessed;
         let as_properties = clause == "CREATE" && self.tokens.is(at + 1, ")") || self.tokens.is(at + 1, "]");
+        if in_projection && matches!(value, Value::Bytes(_)) {
+            return Err(unsupported("returning a parameter of bytes"));
+        }
         if !nested || !(in_projection || as_properties && matches!(value, Value::Map(_))) {
             return Ok(None);
         }
@@ -269,6 +384,7 @@ impl<'a, 't> Rewrite<'a, 't> {
                 }
                 out.push('}');
             }
+            Value::Bytes(_) => return Err(unsupported("returning a parameter of bytes")),
             scalar => out.push_str(&self.hoist(scalar.clone())),
         }
         Ok(())
@@ -281,13 +397,17 @@ impl<'a, 't> Rewrite<'a, 't> {
         reference
     }
 
-    /// `datetime` and `localtime` of nothing or of a literal; the engine's own lose the zone or give null.
+    /// `datetime`, `time` and `localtime` of nothing or of a literal; the engine's own lose the zone or give null.
     fn constructor(&mut self, at: usize) -> Result<Option<(String, usize)>, Failure> {
         let word = self.tokens.word(at).to_lowercase();
         let zoned = word == "datetime";
-        if !(zoned || word == "localtime") || !self.tokens.is(at + 1, "(") {
+        if !["datetime", "localtime", "time"].contains(&word.as_str()) || !self.tokens.is(at + 1, "(") {
             return Ok(None);
         }
+        let with_zone = |time: Time| match (word.as_str(), time.offset_seconds()) {
+            ("time", None) => time.with_offset(0),
+            _ => time,
+        };
         let text = self.tokens.word(at + 2);
         let literal = text.trim_matches(['\'', '"']);
         let is_text = self.tokens.list.get(at + 2).is_some_and(|t| t.kind == TokenKind::Text);
@@ -295,9 +415,9 @@ impl<'a, 't> Rewrite<'a, 't> {
             (true, _) if zoned => {
                 (Some(Value::ZonedDatetime(ZonedDatetime::from_timestamp_offset(Timestamp::now(), 0))), 3)
             }
-            (true, _) => (Some(Value::Time(Timestamp::now().to_time())), 3),
+            (true, _) => (Some(Value::Time(with_zone(Timestamp::now().to_time()))), 3),
             (_, true) if zoned => (zoned_datetime(literal).map(Value::ZonedDatetime), 4),
-            (_, true) => (Time::parse(literal).map(Value::Time), 4),
+            (_, true) => (Time::parse(literal).map(with_zone).map(Value::Time), 4),
             _ => (None, 0),
         };
         match value {

@@ -104,6 +104,11 @@ fn timestamp(seconds: i64, nanos: i64) -> Result<Timestamp, Failure> {
 pub(super) fn to_bolt(value: &Value, shape: &Shape, session: &Session) -> Result<Bolt, Failure> {
     Ok(match value {
         Value::Null if *shape == Shape::Sum => Bolt::Integer(0),
+        Value::Null if *shape == Shape::Computed => {
+            return Err(unsupported("arithmetic that gives null (Neo4j may fail here)"));
+        }
+        Value::Null if *shape == Shape::Temporal => return Err(unsupported("a date or time of this form")),
+        _ if *shape == Shape::Deleted => return Err(unsupported("returning what was deleted")),
         Value::Null => Bolt::Null,
         Value::Bool(value) => Bolt::Boolean(*value),
         Value::Int64(value) => match shape {
@@ -164,13 +169,8 @@ fn map_to_bolt(
         Some(Value::Int64(value)) => Ok(*value),
         _ => Err(unsupported("returning this expression")),
     };
-    let properties = |own: &[&str]| -> Result<Bolt, Failure> {
-        let of_user = map.iter().filter(|(key, _)| !own.contains(&key.as_str()));
-        let entry = |(key, value): (&PropertyKey, &Value)| {
-            Ok((key.as_str().to_owned(), to_bolt(value, &Shape::Plain, session)?))
-        };
-        Ok(Bolt::Map(of_user.map(entry).collect::<Result<_, _>>()?))
-    };
+    let properties =
+        |own: &[&str]| own_properties(map.iter().filter(|(key, _)| !own.contains(&key.as_str())), session);
     match (shape, map.get(&PropertyKey::from("_labels")), map.get(&PropertyKey::from("_type"))) {
         (Shape::Node, Some(Value::List(labels)), _) => {
             let labels =
@@ -190,7 +190,12 @@ fn map_to_bolt(
             Ok(Bolt::Map(map.iter().map(entry).collect::<Result<_, Failure>>()?))
         }
         (shape, _, _) if shape.has_entity() => Err(unsupported("returning this expression")),
-        _ => properties(&[]),
+        _ => {
+            let entry = |(key, value): (&PropertyKey, &Value)| {
+                Ok((key.as_str().to_owned(), to_bolt(value, &Shape::Plain, session)?))
+            };
+            Ok(Bolt::Map(map.iter().map(entry).collect::<Result<_, Failure>>()?))
+        }
     }
 }
 
@@ -216,6 +221,9 @@ fn own_properties<'a>(
     session: &Session,
 ) -> Result<Bolt, Failure> {
     let entry = |(key, value): (&PropertyKey, &Value)| {
+        if matches!(value, Value::Map(_)) {
+            return Err(unsupported("a map as a property (Neo4j would not have stored it)"));
+        }
         Ok((key.as_str().to_owned(), to_bolt(value, &Shape::Plain, session)?))
     };
     let mut entries = properties.map(entry).collect::<Result<Vec<_>, _>>()?;

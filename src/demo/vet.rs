@@ -9,6 +9,7 @@ use grafeo_engine::query::LogicalExpression as Expression;
 use grafeo_engine::query::LogicalOperator as Operator;
 use grafeo_engine::query::plan::{
     AggregateFunction, BinaryOp, CallProcedureOp, ExpandDirection, ExpandOp, MapProjectionEntry,
+    SetPropertyOp,
 };
 
 use super::refusal::{division_by_zero, syntax, unsupported};
@@ -22,6 +23,10 @@ pub(super) enum Shape {
     Temporal,
     /// A sum, which the engine leaves null where nothing was added.
     Sum,
+    /// The result of arithmetic, which the engine leaves null where Neo4j fails (division by zero, overflow).
+    Computed,
+    /// A node that the same statement deletes.
+    Deleted,
     /// A node.
     Node,
     /// A relationship.
@@ -40,8 +45,8 @@ impl Shape {
     /// True if it is, or holds, a node, a relationship or a path.
     pub(super) fn has_entity(&self) -> bool {
         match self {
-            Self::Plain | Self::Temporal | Self::Sum => false,
-            Self::Node | Self::Relationship | Self::Path | Self::ShortestPath => true,
+            Self::Plain | Self::Temporal | Self::Sum | Self::Computed => false,
+            Self::Node | Self::Relationship | Self::Path | Self::ShortestPath | Self::Deleted => true,
             Self::List(item) => item.has_entity(),
             Self::Map(entries) => entries.iter().any(|(_, shape)| shape.has_entity()),
         }
@@ -52,6 +57,7 @@ impl Shape {
 pub(super) fn check(root: &Operator, parameters: &HashMap<String, Value>) -> Result<Vec<Shape>, Failure> {
     let mut vet = Vet { parameters, variables: HashMap::new(), writes: root.has_mutations() };
     vet.operator(root)?;
+    vet.late_values(root)?;
     vet.columns(root)
 }
 
@@ -75,12 +81,39 @@ impl Vet<'_> {
                 }
                 Ok(first)
             }
+            Operator::Aggregate(op) => {
+                let keys = op.group_by.iter().map(|key| self.shape(key));
+                let mut shapes = keys.collect::<Result<Vec<_>, _>>()?;
+                let bound =
+                    |name: &Option<String>| name.as_ref().and_then(|n| self.variables.get(n)).cloned();
+                shapes.extend(op.aggregates.iter().map(|a| bound(&a.alias).unwrap_or(Shape::Plain)));
+                Ok(shapes)
+            }
             Operator::CallProcedure(_) | Operator::Empty => Ok(Vec::new()),
             other => match other.children().as_slice() {
                 [only] => self.columns(only),
                 _ => Ok(Vec::new()),
             },
         }
+    }
+
+    /// Over the rows of an UNWIND, Neo4j returns the properties as the last row left them, the engine as each row found them.
+    fn late_values(&self, root: &Operator) -> Result<(), Failure> {
+        let Operator::Return(op) = root else { return Ok(()) };
+        let mut seen = Written::default();
+        seen.look(root);
+        let late = |expression: &Expression| match expression {
+            Expression::Variable(name) => seen.variables.contains(name),
+            Expression::Property { variable, property } => {
+                seen.variables.contains(variable)
+                    && !seen.keys.contains(&(variable.clone(), property.clone()))
+            }
+            _ => false,
+        };
+        if seen.unwinds && op.items.iter().any(|item| late(&item.expression)) {
+            return Err(unsupported("returning properties that the rows of an UNWIND write"));
+        }
+        Ok(())
     }
 
     fn bind(&mut self, variable: &str, shape: Shape) {
@@ -113,20 +146,32 @@ impl Vet<'_> {
                 }
             }
             Operator::Merge(op) => {
-                [&op.match_properties, &op.on_create, &op.on_match]
-                    .map(|p| self.assignments(p))
-                    .into_iter()
-                    .collect::<Result<(), _>>()?;
+                self.merge(&op.match_properties, &op.on_create, &op.on_match)?;
                 self.bind(&op.variable, Shape::Node);
             }
             Operator::MergeRelationship(op) => {
-                [&op.match_properties, &op.on_create, &op.on_match]
-                    .map(|p| self.assignments(p))
-                    .into_iter()
-                    .collect::<Result<(), _>>()?;
+                self.merge(&op.match_properties, &op.on_create, &op.on_match)?;
                 self.bind(&op.variable, Shape::Relationship);
             }
-            Operator::SetProperty(op) => self.assignments(&op.properties)?,
+            Operator::SetProperty(op) => {
+                let created =
+                    matches!(&*op.input, Operator::CreateNode(create) if create.variable == op.variable);
+                if op.replace && !created {
+                    return Err(unsupported("replacing all properties by SET (use SET … += …)"));
+                }
+                let removes = |op: &SetPropertyOp| {
+                    op.properties.iter().all(|(_, e)| self.constant(e) == Some(&Value::Null))
+                };
+                let mixed = |before: &Operator| match before {
+                    Operator::SetProperty(before) => removes(before) != removes(op),
+                    _ => false,
+                };
+                // Alone, a removal is counted as in Neo4j; beside other assignments it is not.
+                if !removes(op) || mixed(&op.input) {
+                    self.no_nulls(&op.properties)?;
+                }
+                self.assignments(&op.properties)?;
+            }
             Operator::Unwind(op) => {
                 let shape = match self.expression(&op.expression)? {
                     Shape::List(item) => *item,
@@ -160,6 +205,8 @@ impl Vet<'_> {
             }
             Operator::Aggregate(op) => self.aggregate(op)?,
             Operator::CallProcedure(op) => procedure(op)?,
+            Operator::DeleteNode(op) => self.bind(&op.variable, Shape::Deleted),
+            Operator::DeleteEdge(op) => self.bind(&op.variable, Shape::Deleted),
             Operator::Join(_)
             | Operator::LeftJoin(_)
             | Operator::AntiJoin(_)
@@ -167,8 +214,6 @@ impl Vet<'_> {
             | Operator::Limit(_)
             | Operator::Skip(_)
             | Operator::Distinct(_)
-            | Operator::DeleteNode(_)
-            | Operator::DeleteEdge(_)
             | Operator::AddLabel(_)
             | Operator::RemoveLabel(_)
             | Operator::Union(_)
@@ -202,8 +247,18 @@ impl Vet<'_> {
     fn aggregate(&mut self, op: &grafeo_engine::query::plan::AggregateOp) -> Result<(), Failure> {
         for key in &op.group_by {
             self.expression(key)?;
+            // Values of other expressions were seen to come back as their raw bits.
+            if !matches!(key, Expression::Variable(_) | Expression::Property { .. } | Expression::Type(_)) {
+                return Err(unsupported("grouping by an expression (compute it in a WITH before)"));
+            }
         }
+        let far = hops(&op.input) > 1;
         for aggregate in &op.aggregates {
+            if aggregate.distinct && far {
+                return Err(unsupported(
+                    "DISTINCT in an aggregation over more than one hop (write `WITH DISTINCT x RETURN count(x)`)",
+                ));
+            }
             let shape = match &aggregate.expression {
                 Some(expression) => self.expression(expression)?,
                 None => Shape::Plain,
@@ -216,6 +271,7 @@ impl Vet<'_> {
                     return Err(unsupported("this aggregation of nodes or relationships"));
                 }
                 Sum => Shape::Sum,
+                AggregateFunction::PercentileDisc => return Err(unsupported("percentileDisc")),
                 _ => Shape::Plain,
             };
             if let Some(alias) = &aggregate.alias {
@@ -225,10 +281,59 @@ impl Vet<'_> {
         op.having.iter().try_for_each(|having| self.expression(having).map(drop))
     }
 
+    fn merge(
+        &mut self,
+        keys: &[(String, Expression)],
+        on_create: &[(String, Expression)],
+        on_match: &[(String, Expression)],
+    ) -> Result<(), Failure> {
+        for (key, expression) in keys {
+            if matches!(self.constant(expression), Some(Value::Null)) {
+                let code = "Neo.ClientError.Statement.SemanticError";
+                let message = format!("Cannot merge with a null property value for '{key}'");
+                return Err(Failure::new(code, "22N31", message));
+            }
+        }
+        for properties in [keys, on_create, on_match] {
+            self.assignments(properties)?;
+        }
+        self.no_nulls(on_create)?;
+        self.no_nulls(on_match)
+    }
+
+    /// Neo4j counts a property that is set to null; the engine does so only if it was there.
+    fn no_nulls(&self, of: &[(String, Expression)]) -> Result<(), Failure> {
+        let of_rows = self.parameters.values().any(|value| match value {
+            Value::List(rows) => rows.iter().any(has_null),
+            _ => false,
+        });
+        for (key, expression) in of {
+            let null = match expression {
+                Expression::Map(entries) => {
+                    entries.iter().any(|(_, e)| self.constant(e) == Some(&Value::Null))
+                }
+                other => self.constant(other).is_some_and(has_null),
+            };
+            if null || key == "*" && of_rows && self.constant(expression).is_none() {
+                return Err(unsupported("setting a property to null (use REMOVE)"));
+            }
+        }
+        Ok(())
+    }
+
     fn assignments(&mut self, of: &[(String, Expression)]) -> Result<(), Failure> {
-        for (_, expression) in of {
+        for (key, expression) in of {
             if self.expression(expression)?.has_entity() {
                 return Err(unsupported("setting properties from a node or relationship as a whole"));
+            }
+            let whole = key == "*";
+            match self.constant(expression) {
+                Some(Value::Map(entries)) if whole => entries.values().try_for_each(storable)?,
+                Some(value) if !whole => storable(value)?,
+                _ => {}
+            }
+            if !whole && matches!(expression, Expression::Map(_)) {
+                return Err(not_storable());
             }
         }
         Ok(())
@@ -243,8 +348,14 @@ impl Vet<'_> {
             }
             Expression::Unary { operand, .. } => drop(self.expression(operand)?),
             Expression::FunctionCall { name, args, .. } => {
+                let mut shapes = Vec::new();
                 for arg in args {
-                    self.expression(arg)?;
+                    shapes.push(self.expression(arg)?);
+                }
+                let list = matches!(shapes.first(), Some(Shape::List(_)))
+                    || matches!(args.first().and_then(|a| self.constant(a)), Some(Value::List(_)));
+                if name.eq_ignore_ascii_case("size") && !list {
+                    return Err(unsupported("size() of anything but a list"));
                 }
                 function(name, args)?;
             }
@@ -260,6 +371,14 @@ impl Vet<'_> {
             }
             Expression::MapAccess { base, key } => self.map_access(base, key)?,
             Expression::SliceAccess { base, start, end } => {
+                let negative = |e: &Expression| match e {
+                    Expression::Literal(Value::Int64(at)) => *at < 0,
+                    Expression::Literal(_) => false,
+                    _ => true,
+                };
+                if [start, end].into_iter().flatten().any(|part| negative(part)) {
+                    return Err(unsupported("a slice with bounds that are no plain numbers"));
+                }
                 for part in [Some(base), start.as_ref(), end.as_ref()].into_iter().flatten() {
                     self.expression(part)?;
                 }
@@ -341,6 +460,16 @@ impl Vet<'_> {
                 None if self.writes => Err(unsupported("a division by anything but a constant in a write")),
                 None => Ok(()),
             },
+            BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge => {
+                let zoned = |e: &Expression| matches!(self.constant(e), Some(Value::ZonedDatetime(_)));
+                if zoned(left) || zoned(right) {
+                    return Err(unsupported("comparing date-times with a zone"));
+                }
+                if shapes.iter().any(|shape| matches!(shape, Shape::List(_))) {
+                    return Err(unsupported("comparing lists by < or >"));
+                }
+                Ok(())
+            }
             BinaryOp::Add => {
                 let lists = shapes.iter().filter(|s| matches!(s, Shape::List(_))).count();
                 if lists == 1 {
@@ -418,6 +547,11 @@ impl Vet<'_> {
             Expression::PatternComprehension { projection, .. } => {
                 Shape::List(Box::new(self.shape(projection)?))
             }
+            Expression::Binary { op, left, .. } if is_arithmetic(*op) => match self.shape(left)? {
+                list @ Shape::List(_) => list,
+                Shape::Temporal => Shape::Temporal,
+                _ => Shape::Computed,
+            },
             Expression::ValueSubquery(_) => return Err(unsupported("a subquery as a value")),
             _ => Shape::Plain,
         })
@@ -443,10 +577,90 @@ impl Vet<'_> {
             },
             "coalesce" => common(args.iter().map(|arg| self.shape(arg)).collect::<Result<Vec<_>, _>>()?)?,
             "date" | "time" | "localtime" | "datetime" | "localdatetime" | "duration" => Shape::Temporal,
+            "tointeger" | "tofloat" => Shape::Computed,
             "split" | "range" | "keys" | "labels" => list(Shape::Plain),
             _ => Shape::Plain,
         })
     }
+}
+
+/// What a plan writes, for `late_values`.
+#[derive(Default)]
+struct Written {
+    unwinds: bool,
+    variables: Vec<String>,
+    keys: Vec<(String, String)>,
+}
+
+impl Written {
+    fn look(&mut self, op: &Operator) {
+        match op {
+            Operator::Unwind(_) => self.unwinds = true,
+            Operator::SetProperty(op) => self.variables.push(op.variable.clone()),
+            Operator::Merge(op) => {
+                self.merge(&op.variable, &op.match_properties, &op.on_create, &op.on_match)
+            }
+            Operator::MergeRelationship(op) => {
+                self.merge(&op.variable, &op.match_properties, &op.on_create, &op.on_match);
+            }
+            _ => {}
+        }
+        op.children().into_iter().for_each(|child| self.look(child));
+    }
+
+    fn merge(
+        &mut self,
+        variable: &str,
+        keys: &[(String, Expression)],
+        on_create: &[(String, Expression)],
+        on_match: &[(String, Expression)],
+    ) {
+        if !(on_create.is_empty() && on_match.is_empty()) {
+            self.variables.push(variable.to_owned());
+        }
+        self.keys.extend(keys.iter().map(|(key, _)| (variable.to_owned(), key.clone())));
+    }
+}
+
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Map(entries) => entries.values().any(has_null),
+        _ => false,
+    }
+}
+
+fn is_arithmetic(op: BinaryOp) -> bool {
+    use BinaryOp::{Add, Div, Mod, Mul, Pow, Sub};
+    matches!(op, Add | Sub | Mul | Div | Mod | Pow)
+}
+
+/// How many relationships the patterns of one plan walk along.
+fn hops(op: &Operator) -> usize {
+    let own = usize::from(matches!(op, Operator::Expand(_)));
+    own + op.children().into_iter().map(hops).sum::<usize>()
+}
+
+/// Neo4j stores no maps, and lists of one type only.
+fn storable(value: &Value) -> Result<(), Failure> {
+    let scalar = |v: &Value| !matches!(v, Value::Map(_) | Value::List(_) | Value::Null);
+    match value {
+        Value::Map(_) => Err(not_storable()),
+        Value::List(items) => {
+            let kind = items.first().map(std::mem::discriminant);
+            let fine = items.iter().all(|i| scalar(i) && Some(std::mem::discriminant(i)) == kind);
+            if fine { Ok(()) } else { Err(not_storable()) }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_storable() -> Failure {
+    Failure::new(
+        "Neo.ClientError.Statement.TypeError",
+        "22G03",
+        "Property values can only be of primitive types or arrays thereof",
+    )
 }
 
 /// The one shape of several values; plain ones mix freely, entities with nothing else.
@@ -484,6 +698,7 @@ const FUNCTIONS: &[&str] = &[
     "exists",
     "exp",
     "floor",
+    "haslabel",
     "head",
     "id",
     "keys",
@@ -530,8 +745,16 @@ const FUNCTIONS: &[&str] = &[
 
 /// Functions of Neo4j that the engine lacks or gets wrong.
 const OTHERS: &[&str] = &[
+    "avg",
     "btrim",
     "char_length",
+    "collect",
+    "count",
+    "max",
+    "min",
+    "sum",
+    "stdev",
+    "percentilecont",
     "character_length",
     "cosh",
     "coth",
