@@ -15,6 +15,7 @@ mod faults;
 mod hostile;
 mod isolation;
 mod pool;
+mod process;
 mod review;
 mod session;
 mod transparency;

@@ -1,5 +1,7 @@
 //! The pool: many clients over few connections, in turn, and never one connection too many.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bolt_wire::{Tag, Version};
@@ -112,14 +114,14 @@ async fn who_waits_longest_is_served_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_clients_get_equal_shares() {
     let (_peer, sidebolt) = small_pool(2, |_| ()).await;
-    let left = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(2000));
+    let left = Arc::new(AtomicI64::new(2000));
     let clients: Vec<_> = (0..16)
         .map(|_| {
-            let (address, left) = (sidebolt.address, std::sync::Arc::clone(&left));
+            let (address, left) = (sidebolt.address, Arc::clone(&left));
             tokio::spawn(async move {
                 let mut client = Client::login(address, V, "user", "password").await;
                 let mut done = 0;
-                while left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) > 0 {
+                while left.fetch_sub(1, Ordering::SeqCst) > 0 {
                     assert!(client.query("RETURN 1").await.is_ok());
                     done += 1;
                 }
@@ -134,6 +136,86 @@ async fn busy_clients_get_equal_shares() {
     let (least, most) = (*shares.iter().min().unwrap(), *shares.iter().max().unwrap());
     println!("16 clients on 2 connections: {least} to {most} of 2000 queries each");
     assert!(most <= 2 * least, "unfair: {shares:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_busy_clients_share_sixteen_connections_fairly() {
+    const CLIENTS: usize = 1000;
+    const ROUNDS: usize = 10;
+    let (peer, sidebolt) = small_pool(16, |_| ()).await;
+    let done: Arc<Vec<AtomicUsize>> = Arc::new((0..CLIENTS).map(|_| AtomicUsize::new(0)).collect());
+    let start = Arc::new(tokio::sync::Barrier::new(CLIENTS));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (address, done, start) = (sidebolt.address, Arc::clone(&done), Arc::clone(&start));
+            tokio::spawn(async move {
+                let mut client = Client::login(address, V, "user", "password").await;
+                start.wait().await;
+                for _ in 0..ROUNDS {
+                    let answers = client.ask(&[begin(), run("RETURN 1"), pull_all(), commit()]).await;
+                    assert!(answers.iter().all(Answer::is_success), "{answers:?}");
+                    done[number].fetch_add(1, Ordering::SeqCst);
+                }
+                // What the others had done when this one was ready.
+                done.iter().map(|done| done.load(Ordering::SeqCst)).min().unwrap()
+            })
+        })
+        .collect();
+    let mut least = ROUNDS;
+    for client in clients {
+        least = least.min(client.await.unwrap());
+    }
+    sidebolt.at_rest().await;
+    println!(
+        "{CLIENTS} clients on 16 connections: when the first had done {ROUNDS} transactions, the last had done {least}"
+    );
+    assert_eq!(peer.count(Tag::COMMIT), CLIENTS * ROUNDS);
+    assert!(peer.most_open() <= 17, "{} connections at once", peer.most_open());
+    assert!(2 * least >= ROUNDS, "unfair: {least} of {ROUNDS}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_changes_of_the_configuration_under_load_drop_nothing() {
+    let (_peer, sidebolt) = small_pool(4, |_| ()).await;
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let (address, stop) = (sidebolt.address, Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut client = Client::login(address, V, "user", "password").await;
+                let mut rounds = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    let answers = client.ask(&[begin(), run("RETURN 1"), pull_all(), commit()]).await;
+                    assert!(answers.iter().all(Answer::is_success), "{answers:?}");
+                    rounds += 1;
+                }
+                rounds
+            })
+        })
+        .collect();
+    for change in 0..1000 {
+        sidebolt.reconfigure(|config| {
+            config.pool.max_connection_pool_size = 1 + change % 5;
+            config.pool.idle_timeout = Duration::from_secs(1 + change as u64 % 7);
+            config.auth.cache_ttl = Duration::from_millis(change as u64 % 3 * 1000);
+            config.limits.max_inspected_request = 1024 << (change % 10);
+        });
+        // The next change comes in the middle of the work under this one.
+        let before = sidebolt.metric("sidebolt_requests_total", "transaction").await;
+        within_async(PATIENCE, "work goes on", || async {
+            sidebolt.metric("sidebolt_requests_total", "transaction").await > before
+        })
+        .await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut rounds: Vec<i32> = Vec::new();
+    for client in clients {
+        rounds.push(client.await.unwrap());
+    }
+    println!("1000 changes: {} transactions, none failed", rounds.iter().sum::<i32>());
+    assert!(rounds.iter().all(|rounds| *rounds > 0), "{rounds:?}");
+    sidebolt.at_rest().await;
+    assert!(sidebolt.pool().await.0 <= 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

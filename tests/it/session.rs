@@ -467,3 +467,52 @@ async fn pipelined_requests_are_bounded() {
     assert!(answers.iter().all(Answer::is_success));
     sidebolt.at_rest().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_talks_nonsense_costs_its_connection() {
+    let (_peer, sidebolt) = pair(
+        |_| (),
+        |config| {
+            config.upstream.read_timeout = Duration::from_millis(300);
+            config.pool.max_connection_pool_size = 1;
+        },
+    )
+    .await;
+    for nonsense in [
+        // A signature that does not exist, a request, a struct without signature, no struct at all.
+        "0003b172a00000",
+        "0003b110a00000",
+        "0001b00000",
+        "000181780000",
+        "0002b1700000",
+        // A summary that ends inside its map, one that is no map, one with a hostile size.
+        "0004b170a1810000",
+        "0003b170900000",
+        "0008b170da7fffffff000000",
+        // A FAILURE without a code, one with a code that is a number.
+        "0003b17fa00000",
+        "000ab17fa184636f6465010000",
+        // The beginning of a chunk that never ends.
+        "ffffb171",
+        "ffffb170",
+        // Unasked answers.
+        "0002b07e0000",
+        "0002b07e00000002b07e00000002b07e0000",
+    ] {
+        for script in [format!("raw {nonsense} |"), format!("ok | rows 2, raw {nonsense}")] {
+            let mut client = client(&sidebolt).await;
+            println!("{script}");
+            client.send(&[run(&script), pull_all()].concat()).await.unwrap();
+            // Whatever is made of it, the client is answered or closed, and the connection is not used again in that state.
+            let answers = client.read_answers(2).await;
+            if answers.last() != Some(&Answer::Closed) {
+                client.send(&reset()).await.unwrap();
+                client.read_answers(1).await;
+            }
+            drop(client);
+            sidebolt.at_rest().await;
+            let mut after = self::client(&sidebolt).await;
+            assert_eq!(after.query("ok | rows 2").await.map(|rows| rows.len()), Ok(2), "after {script}");
+        }
+    }
+}

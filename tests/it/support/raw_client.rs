@@ -84,7 +84,7 @@ impl Answer {
 
     /// True for a message that answers a request, and for the end.
     pub fn is_last(&self) -> bool {
-        !matches!(self, Self::Record(_) | Self::Other(_))
+        !matches!(self, Self::Record(_))
     }
 }
 

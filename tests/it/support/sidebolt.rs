@@ -83,18 +83,7 @@ impl Sidebolt {
 
     /// Status and body of a page of the admin port.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let page = async {
-            let mut stream = TcpStream::connect(self.admin).await?;
-            let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            std::io::Result::Ok(answer)
-        };
-        let answer = wait::in_time("the admin port's answer", page).await.expect("the admin port answers");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("an HTTP status");
-        (status, body.to_owned())
+        get(self.admin, path).await
     }
 
     /// Waits until no upstream connection is held and nobody waits: nothing has leaked.
@@ -122,6 +111,22 @@ impl Sidebolt {
         wait::in_time("the drain", self.app.drain()).await;
         started.elapsed()
     }
+}
+
+/// Status and body of a page of an admin port.
+pub async fn get(admin: SocketAddr, path: &str) -> (u16, String) {
+    let page = async {
+        let mut stream = TcpStream::connect(admin).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = wait::in_time("the admin port's answer", page).await.expect("the admin port answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("an HTTP status");
+    (status, body.to_owned())
 }
 
 /// A panic anywhere but in a test's own code ends the whole run: Sidebolt's tasks would swallow it.

@@ -4,6 +4,7 @@
 //! PROFILE, and the server's own address where it stands for the proxy's. Everything else that differs is listed in `DOCUMENTED`.
 
 mod handshakes;
+mod random;
 mod transcripts;
 
 use std::fmt::Write as _;
