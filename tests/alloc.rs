@@ -102,17 +102,57 @@ fn what_streams_through_takes_little_memory() {
     }
 }
 
+#[test]
+fn an_idle_client_takes_little_memory() {
+    const CLIENTS: usize = 400;
+    for version in [Version::V4_4, Version::V5_8] {
+        let stub = TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = stub.local_addr().unwrap();
+        thread::spawn(move || serve(&stub));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let app = runtime.block_on(App::start(config(upstream))).unwrap();
+        let (address, done) = (app.bolt_address(), Arc::new(Notify::new()));
+        let client = {
+            let done = Arc::clone(&done);
+            thread::spawn(move || idle(address, version, CLIENTS, &done))
+        };
+        // The first client's login and query make what all of them share.
+        runtime.block_on(done.notified());
+        client.thread().unpark();
+        let counted = allocation_counter::measure(|| runtime.block_on(done.notified()));
+        client.thread().unpark();
+        let each = counted.bytes_current / i64::try_from(CLIENTS).unwrap();
+        println!("Bolt {version}: {each} bytes of heap for each idle client");
+        assert!(each < 6_000, "{each} bytes for each idle client");
+        drop(client.join().unwrap());
+    }
+}
+
+/// Clients that log in, ask something and stay: one, then, when woken, all others.
+fn idle(address: SocketAddr, version: Version, count: usize, done: &Notify) -> Vec<TcpStream> {
+    let mut clients = Vec::new();
+    for number in 0..=count {
+        let (mut stream, mut buf) = log_in(address, version);
+        stream.write_all(&[run("rows 1"), pull_all()].concat()).unwrap();
+        read_summaries(&mut stream, &mut buf, 2);
+        clients.push(stream);
+        if number == 0 {
+            done.notify_one();
+            thread::park();
+        }
+    }
+    done.notify_one();
+    thread::park();
+    clients
+}
+
 /// What Sidebolt allocated in each window of exchanges.
 fn measure(version: Version, bursts: &[Vec<u8>], load: Load) -> Vec<AllocationInfo> {
     let stub = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = stub.local_addr().unwrap();
     thread::spawn(move || serve(&stub));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut config = Config::default();
-    config.listen.address = SocketAddr::from(([127, 0, 0, 1], 0));
-    config.admin.address = None;
-    config.upstream.uri = format!("bolt://{upstream}");
-    let app = runtime.block_on(App::start(Arc::new(ArcSwap::from_pointee(config)))).unwrap();
+    let app = runtime.block_on(App::start(config(upstream))).unwrap();
     let (address, done) = (app.bolt_address(), Arc::new(Notify::new()));
     let (left, stop) = (Arc::new(AtomicUsize::new(load.warm_up)), Arc::new(AtomicBool::new(false)));
     let client = {
@@ -142,17 +182,7 @@ fn ask(
     left: &AtomicUsize,
     stop: &AtomicBool,
 ) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.write_all(&handshake::request_exactly(version)).unwrap();
-    let mut chosen = [0; 4];
-    stream.read_exact(&mut chosen).unwrap();
-    assert_eq!(chosen, handshake::version_bytes(version));
-    let mut buf = BytesMut::with_capacity(1 << 20);
-    for message in login(version, "user", "password") {
-        stream.write_all(&message).unwrap();
-        read_summaries(&mut stream, &mut buf, 1);
-    }
+    let (mut stream, mut buf) = log_in(address, version);
     while !stop.load(Ordering::SeqCst) {
         while left.load(Ordering::SeqCst) > 0 {
             for burst in bursts {
@@ -166,6 +196,30 @@ fn ask(
             thread::park();
         }
     }
+}
+
+fn config(upstream: SocketAddr) -> Arc<ArcSwap<Config>> {
+    let mut config = Config::default();
+    config.listen.address = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.admin.address = None;
+    config.upstream.uri = format!("bolt://{upstream}");
+    Arc::new(ArcSwap::from_pointee(config))
+}
+
+/// A logged-in connection.
+fn log_in(address: SocketAddr, version: Version) -> (TcpStream, BytesMut) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.write_all(&handshake::request_exactly(version)).unwrap();
+    let mut chosen = [0; 4];
+    stream.read_exact(&mut chosen).unwrap();
+    assert_eq!(chosen, handshake::version_bytes(version));
+    let mut buf = BytesMut::with_capacity(1 << 20);
+    for message in login(version, "user", "password") {
+        stream.write_all(&message).unwrap();
+        read_summaries(&mut stream, &mut buf, 1);
+    }
+    (stream, buf)
 }
 
 /// Messages in `bytes`.
