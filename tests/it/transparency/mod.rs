@@ -112,12 +112,28 @@ versions! {
     bolt_6_1_on_2026: Calendar 6, 1;
 }
 
+/// With `neo4j://` upstream a routing table stands between, and nobody can tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routed_bolt_5_8_on_5_26() {
+    compare_through("neo4j", Line::Five, Version::V5_8, "transparency::routed_bolt_5_8_on_5_26").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routed_bolt_6_1_on_2026() {
+    compare_through("neo4j", Line::Calendar, Version::V6_1, "transparency::routed_bolt_6_1_on_2026").await;
+}
+
 /// Runs every transcript of `version` both ways.
 async fn compare(line: Line, version: Version, test: &str) {
+    compare_through("bolt", line, version, test).await;
+}
+
+async fn compare_through(scheme: &str, line: Line, version: Version, test: &str) {
     let Some(neo4j) = Neo4j::of(line, test) else { return };
-    let sidebolt = Sidebolt::start(&neo4j.address, |_| ()).await;
+    let uri = format!("{scheme}://{}", neo4j.address);
+    let sidebolt = Sidebolt::start(&neo4j.address, |config| config.upstream.uri = uri).await;
     let direct: SocketAddr = neo4j.address.parse().expect("NEO4J_…_ADDRESS is an IP address with a port");
-    let label = format!("It_{}_{}_{line:?}", version.major, version.minor);
+    let label = format!("It_{scheme}_{}_{}_{line:?}", version.major, version.minor);
     prepare(&neo4j, &label).await;
 
     let only = std::env::var("TRANSCRIPT").unwrap_or_default();
@@ -142,7 +158,7 @@ async fn compare(line: Line, version: Version, test: &str) {
     use std::io::Write as _;
     let _ = writeln!(
         std::io::stderr(),
-        "transparency: Bolt {version} on Neo4j {line:?}: {} transcripts, {equal} equal, {known} documented differences, {count} different",
+        "transparency: Bolt {version} on {scheme}:// Neo4j {line:?}: {} transcripts, {equal} equal, {known} documented differences, {count} different",
         all.len(),
     );
     assert!(different.is_empty(), "Bolt {version} on {}:{different}", neo4j.address);
