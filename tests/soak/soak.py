@@ -24,10 +24,11 @@ from load import Load
 
 HERE = pathlib.Path(__file__).resolve().parent
 RIG = HERE.parent / "rig" / "neo4j"
-# A hang, for a client whose server is there; with a dead server the wait is Sidebolt's configured one.
-HANG = 30
+# No request waits longer, in seconds, whatever happens. A Neo4j that has just started may need long for its first answer.
+HANG = 60
 DRAIN = 30
-RECOVERY = 30
+# From the first answer that a new Neo4j gives directly to the first that it gives through Sidebolt.
+RECOVERY = 5
 
 
 def say(text):
@@ -297,7 +298,7 @@ def reload(folder, args):
 def kill(folder, args):
     times, chance, report = args.times or 20, random.Random(2), Report("Neo4j killed under load")
     with Neo4j(own=True) as server:
-        bolt, recoveries, longest = Sidebolt(folder, server), [], 0.0
+        bolt, starts, recoveries, longest = Sidebolt(folder, server), [], [], 0.0
         bolt.configure(bolt.usual())
         bolt.start()
         with Load(f"bolt://127.0.0.1:{bolt.port}", server.auth, args.clients) as load:
@@ -307,19 +308,27 @@ def kill(folder, args):
                 time.sleep(chance.uniform(0, 0.3))
                 server.kill()
                 server.start(server.port)
-                up, before = time.monotonic(), load.done()
-                with contextlib.suppress(SystemExit):
-                    until("a request succeeds", lambda: load.done() > before, RECOVERY)
-                recoveries.append(time.monotonic() - up)
+                before, up = load.done(), time.monotonic()
+                with server.driver() as driver:
+                    driver.execute_query("RETURN 1")
+                direct, first = time.monotonic(), load.book.last_success
+                if load.done() == before:
+                    with contextlib.suppress(SystemExit):
+                        until("a request succeeds", lambda: load.done() > before, HANG)
+                    first = time.monotonic()
+                recoveries.append(max(0.0, first - direct))
+                starts.append(direct - up)
                 longest = max(longest, load.longest_wait())
                 say(f"kill {turn + 1}/{times}: {recoveries[-1]:.2f} s")
         book = load.book
         report.figure("kills", times)
-        report.figure("first success after Neo4j was back, median / max",
+        report.figure("Neo4j's own time to its first answer after it listened, max", f"{max(starts):.2f} s")
+        report.figure("first success through Sidebolt after that, median / max",
                       f"{sorted(recoveries)[times // 2]:.2f} / {max(recoveries):.2f} s", f"max {RECOVERY} s",
                       max(recoveries) < RECOVERY)
         report.figure("transactions cut by a kill", len(book.begun_failed))
         report.figure("other requests that failed", book.connection_errors)
+        report.none("errors that a driver does not retry", book.fatal)
         report.figure("longest wait seen", f"{max(longest, book.slowest):.2f} s", f"max {HANG} s",
                       max(longest, book.slowest) < HANG)
         common(report, load, server, bolt)
