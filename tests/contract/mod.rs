@@ -12,49 +12,49 @@ use sidebolt::demo::airports;
 /// One statement of the list.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Statement {
+pub(crate) struct Statement {
     /// What it shows.
-    pub name: String,
+    pub(crate) name: String,
     /// Its text.
-    pub text: String,
+    pub(crate) text: String,
     /// Its parameters.
     #[serde(default)]
-    pub params: Map<String, Json>,
+    pub(crate) params: Map<String, Json>,
     /// What it must give.
     #[serde(default)]
-    pub gives: Json,
+    pub(crate) gives: Json,
 }
 
 /// What a statement gave on one server.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The statement's name.
-    pub name: String,
+    pub(crate) name: String,
     /// What it must give.
-    pub expected: Json,
+    pub(crate) expected: Json,
     /// What it gave.
-    pub found: Json,
+    pub(crate) found: Json,
 }
 
 impl Outcome {
     /// True if it gave what it must.
-    pub fn agrees(&self) -> bool {
+    pub(crate) fn agrees(&self) -> bool {
         self.expected == self.found
     }
 }
 
 /// The list.
-pub fn statements() -> Vec<Statement> {
+pub(crate) fn statements() -> Vec<Statement> {
     serde_saphyr::from_str(include_str!("statements.yaml")).expect("invariant: the list is valid")
 }
 
 /// Runs the whole list on the server at `address` (`host:port`). Everything in its database but airports is deleted first.
-pub async fn run(address: &str, auth: Auth) -> Result<Vec<Outcome>, ClientError> {
+pub(crate) async fn run(address: &str, auth: Auth) -> Result<Vec<Outcome>, ClientError> {
     run_list(address, auth, &statements()).await
 }
 
 /// `run` with another list.
-pub async fn run_list(address: &str, auth: Auth, list: &[Statement]) -> Result<Vec<Outcome>, ClientError> {
+async fn run_list(address: &str, auth: Auth, list: &[Statement]) -> Result<Vec<Outcome>, ClientError> {
     let timeout = std::time::Duration::from_secs(60);
     let mut client = BoltClient::connect(address, Options { auth, timeout, ..Options::default() }).await?;
     for clean in CLEAN {
