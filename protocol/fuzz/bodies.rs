@@ -276,6 +276,13 @@ impl Session {
         }
         let answered = self.server.answered(outcome).expect("an answer was due");
         assert_eq!(answered.tag, expected.tag);
+        if matches!(outcome, Outcome::Failure | Outcome::Ignored) {
+            let state = self.server.state();
+            assert!(
+                matches!(state, State::Failed | State::Interrupted | State::Defunct),
+                "{state:?} after {outcome:?}"
+            );
+        }
         if answered.over {
             self.open = false;
             // Whatever is not clean after its last answer must be cleaned or dropped, never lent as it is.

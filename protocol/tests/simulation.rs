@@ -1169,16 +1169,32 @@ impl World {
             assert_eq!(connection.machine.due(), session.machine.in_flight(), "SEED={}", self.seed);
         }
         for connection in &self.connections {
-            let silent = connection.upwards.bytes.is_empty() && connection.downwards.bytes.is_empty();
-            if connection.machine.is_clean()
-                && connection.used == Use::Idle
-                && silent
-                && !connection.downwards.closed
-            {
-                let clean = connection.neo4j.is_clean();
-                assert!(clean, "SEED={}: called clean, but {:?}", self.seed, connection.neo4j);
-            }
+            assert!(
+                self.agree(connection),
+                "SEED={}: {:?}, but {:?}",
+                self.seed,
+                connection.machine,
+                connection.neo4j
+            );
             assert_eq!(connection.neo4j.logins, 0, "SEED={}: a login went to Neo4j", self.seed);
+        }
+    }
+
+    /// Where nothing is under way, the machine knows what state Neo4j is in.
+    fn agree(&self, connection: &Connection) -> bool {
+        let silent = connection.upwards.bytes.is_empty() && !connection.downwards.moves();
+        if connection.machine.due() > 0 || !silent || connection.used == Use::Gone {
+            return true;
+        }
+        match connection.machine.place() {
+            Place::Ready => connection.neo4j.is_clean(),
+            Place::Streaming => matches!(connection.neo4j.mode, Mode::AutoCommit(_)),
+            Place::Transaction => matches!(connection.neo4j.mode, Mode::Transaction { .. }),
+            // After a malformed request Neo4j may stand where it stood: only RESET makes that certain.
+            Place::Failed => {
+                matches!(connection.neo4j.mode, Mode::Failed) || self.habits.malformed_is_forgotten
+            }
+            Place::Defunct => true,
         }
     }
 

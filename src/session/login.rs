@@ -57,6 +57,7 @@ pub(super) async fn log_in(
         local,
         tick: Box::pin(sleep_until(now)),
         last_heard: now,
+        last_read: now,
         shared,
     };
     let logged_in = timeout(login_timeout, session.until_ready()).await.unwrap_or(Err(End::Login));
@@ -132,7 +133,7 @@ impl Session {
                     return Ok(());
                 }
             }
-            poll_fn(|cx| self.poll_client(cx)).await?;
+            poll_fn(|cx| self.poll_client_or_end(cx)).await?;
         }
     }
 
@@ -230,7 +231,13 @@ impl Session {
         }
         let version = self.version();
         match self.shared.upstream.greet(version, hello).await.map_err(|error| self.refuse_login(&error))? {
-            Some(payload) if payload.get(1) == Some(&Tag::SUCCESS.0) && readable => Ok(()),
+            Some(payload) if payload.get(1) == Some(&Tag::SUCCESS.0) => {
+                if readable {
+                    Ok(())
+                } else {
+                    Err(End::Closed)
+                }
+            }
             Some(payload) => {
                 self.put_answer(|out| out.put_slice(&payload));
                 Err(End::Violation)

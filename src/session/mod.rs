@@ -63,7 +63,7 @@ pub(crate) enum End {
     Violation,
     /// The client did not log in, or not in time.
     Login,
-    /// The client did not take its answers in time.
+    /// The client did not take its answers, or did not finish a request, in time.
     WriteTimeout,
     /// The upstream connection was lost in the middle of an exchange.
     UpstreamLost,
@@ -118,6 +118,8 @@ pub(crate) struct Session {
     /// Fires now and then while something is waited for.
     tick: Pinned<Box<Sleep>>,
     last_heard: Instant,
+    /// When the client last sent something.
+    last_read: Instant,
 }
 
 /// The running exchange, for the metrics.
@@ -135,7 +137,6 @@ enum Event {
     Client,
     Upstream,
     Tick,
-    Ending,
 }
 
 /// Serves one client to its end.
@@ -176,23 +177,32 @@ impl Session {
 
     /// Waits for the client's next request while nothing is open. Holds no buffer meanwhile.
     async fn rest(&mut self) -> Step {
-        if self.inbuf.is_empty() {
-            self.shared.buffers.give(self.inbuf.take());
+        if !self.inbuf.is_empty() {
+            return Box::pin(self.rest_of_request()).await;
         }
+        self.shared.buffers.give(self.inbuf.take());
         if self.outbuf.is_empty() && self.outbuf.capacity() > 0 {
             self.shared.buffers.give(std::mem::take(&mut self.outbuf));
         }
-        let event = poll_fn(|cx| {
-            if let Poll::Ready(read) = self.poll_client(cx) {
-                return Poll::Ready(read.map(|()| Event::Client));
-            }
-            self.registration.poll_ending(cx).map(|()| Ok(Event::Ending))
-        });
-        match event.await? {
-            // A request that is there already is still answered; the loop ends the session if there is none.
-            Event::Ending if self.inbuf.is_empty() => Err(End::Drained),
-            _ => Ok(()),
+        poll_fn(|cx| self.poll_client_or_end(cx)).await
+    }
+
+    /// Reads what the client has sent, unless the session is to end and nothing of a request has come: what is begun is waited for.
+    fn poll_client_or_end(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if let Poll::Ready(read) = self.poll_client(cx) {
+            return Poll::Ready(read);
         }
+        if self.inbuf.is_empty() && self.registration.poll_ending(cx).is_ready() {
+            return Poll::Ready(Err(End::Drained));
+        }
+        Poll::Pending
+    }
+
+    /// Waits for more of a request that has begun, in bounded time.
+    async fn rest_of_request(&mut self) -> Step {
+        let limit = self.shared.config.load().listen.write_timeout;
+        let read = tokio::time::timeout(limit, poll_fn(|cx| self.poll_client(cx))).await;
+        read.unwrap_or(Err(End::WriteTimeout))
     }
 
     /// Reads what the client has sent. A buffer is taken when there is something to read.
@@ -202,6 +212,7 @@ impl Session {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(End::ClientGone)),
             Poll::Ready(Ok(read)) => {
                 self.shared.metrics.bytes_from_clients.inc_by(read as u64);
+                self.last_read = Instant::now();
                 Poll::Ready(Ok(()))
             }
         }
@@ -254,6 +265,13 @@ impl Session {
     /// The upstream connection broke in the middle of an exchange. The outcome is unknown, so the client sees what it would see
     /// of Neo4j itself: its connection closes.
     fn lose_upstream(&mut self) -> End {
+        if self.condemned {
+            // After an illegal request Neo4j closes the connection, and the client's has to follow.
+            if let Some(lease) = self.lease.take() {
+                lease.discard();
+            }
+            return End::Violation;
+        }
         self.shared.metrics.lost.inc();
         self.report(Fault::Lost);
         if let Some(lease) = self.lease.take() {
@@ -295,7 +313,10 @@ impl Session {
     async fn finish(&mut self, end: End) {
         tracing::debug!(session = self.registration.id, peer = %self.registration.peer, ?end, "A session ended.");
         self.machine.close();
-        if end == End::ClientGone {
+        // Neo4j is to be free of what was open before the client has taken its last answer.
+        drop((self.lease.take(), self.greeted.take()));
+        // A client that took a part of an answer must not get it again from its beginning.
+        if matches!(end, End::ClientGone | End::WriteTimeout) {
             return;
         }
         let _ = self.flush_client().await;

@@ -60,6 +60,21 @@ enum Handover {
     Slot(Slot),
 }
 
+/// A place in the queue. What is handed to somebody who gave up in the same moment goes to the next.
+struct Turn(oneshot::Receiver<Handover>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.close();
+        // A slot finds the next one by itself.
+        if let Ok(Handover::Connection(connection, slot)) = self.0.try_recv()
+            && let Some(pool) = slot.pool.clone()
+        {
+            pool.give_back(connection, slot);
+        }
+    }
+}
+
 /// The right to one of the pool's connections; dropping it lets another be made.
 struct Slot {
     /// `None` once the right has passed to somebody else.
@@ -202,6 +217,9 @@ impl Pool {
                 self.metrics.pool_wait.observe(started.elapsed().as_secs_f64());
                 return Ok(lease);
             }
+            if Instant::now() >= deadline {
+                return Err(self.too_late(started).into());
+            }
         }
     }
 
@@ -278,18 +296,18 @@ impl Pool {
             }
             let (give, turn) = oneshot::channel();
             inner.waiting.push_back(give);
-            turn
+            Turn(turn)
         };
-        let waited = match timeout_at(deadline, &mut turn).await {
-            Ok(handover) => handover.ok(),
+        match timeout_at(deadline, &mut turn.0).await {
+            Ok(Ok(handover)) => Ok(handover),
             // The turn may have come at the very last moment.
-            Err(_) => turn.try_recv().ok(),
-        };
-        waited.ok_or_else(|| Refusal::AcquisitionTimeout {
-            address: self.address().to_owned(),
-            waited: started.elapsed(),
-            size,
-        })
+            _ => turn.0.try_recv().map_err(|_| self.too_late(started)),
+        }
+    }
+
+    fn too_late(&self, started: Instant) -> Refusal {
+        let size = self.config.load().pool.max_connection_pool_size;
+        Refusal::AcquisitionTimeout { address: self.address().to_owned(), waited: started.elapsed(), size }
     }
 
     fn obtain_now(self: &Arc<Self>, inner: &mut Inner, need: Option<&Need>, size: usize) -> Option<Handover> {
@@ -305,6 +323,19 @@ impl Pool {
             return None;
         }
         Some(Handover::Connection(inner.idle.remove(0), self.slot()))
+    }
+
+    /// Serves who waits if the pool may have become larger: nobody gives anything back then.
+    fn grow(self: &Arc<Self>) {
+        let mut inner = self.inner.lock();
+        while inner.open < self.config.load().pool.max_connection_pool_size {
+            let Some(waiting) = inner.waiting.pop_front() else { return };
+            inner.open += 1;
+            if let Err(Handover::Slot(slot)) = waiting.send(Handover::Slot(self.slot())) {
+                inner.open -= 1;
+                slot.keep();
+            }
+        }
     }
 
     fn slot(self: &Arc<Self>) -> Slot {
@@ -357,7 +388,15 @@ impl Pool {
         let same = connection.principal.as_ref().is_some_and(|p| p.id == need.principal.id);
         if reauth && !(same && proved) {
             self.metrics.pool_relogons.inc();
-            self.connector.log_on(connection, &need.principal, &self.buffers).await?;
+            match self.connector.log_on(connection, &need.principal, &self.buffers).await {
+                Ok(()) => {}
+                Err(error @ ConnectError::Failure(_)) => return Err(error),
+                // It died at rest: another may live.
+                Err(ConnectError::Refused(_)) => {
+                    self.metrics.pool_closed.with_label_values(&["dead"]).inc();
+                    return Ok(None);
+                }
+            }
         }
         Ok(Some(lease))
     }
@@ -453,10 +492,12 @@ impl Pool {
 
     /// Closes what has been idle or has lived for too long, and keeps `min_idle` ready. Called once in a while.
     pub(crate) fn sweep(self: &Arc<Self>) {
+        self.grow();
         let config = self.config.load();
         let now = Instant::now();
         let mut inner = self.inner.lock();
         let mut spare = inner.idle.len().saturating_sub(config.pool.min_idle);
+        let mut surplus = inner.open.saturating_sub(config.pool.max_connection_pool_size);
         let mut closed = Vec::new();
         let mut at = 0;
         while let Some(connection) = inner.idle.get_mut(at) {
@@ -465,6 +506,9 @@ impl Pool {
                 "dead"
             } else if connection.expires <= now {
                 "lifetime"
+            } else if surplus > 0 {
+                surplus -= 1;
+                "idle"
             } else if rested {
                 spare -= 1;
                 "idle"
@@ -602,7 +646,10 @@ impl Drop for Lease {
         let (Some(mut connection), Some(slot)) = (self.connection.take(), self.slot.take()) else { return };
         let pool = Arc::clone(&self.pool);
         pool.lent.fetch_sub(1, Ordering::Relaxed);
-        if connection.machine.place() == Place::Defunct || connection.is_mid_message() {
+        if connection.machine.place() == Place::Defunct
+            || connection.is_mid_message()
+            || connection.is_mid_login()
+        {
             pool.metrics.pool_closed.with_label_values(&["defunct"]).inc();
             return;
         }

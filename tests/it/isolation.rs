@@ -63,8 +63,8 @@ async fn nobody_ever_runs_as_somebody_else() {
             let sidebolt =
                 Sidebolt::start(&neo4j.address, |config| config.pool.max_connection_pool_size = 2).await;
             let mut busy = Vec::new();
-            for name in users.names.iter().cycle().take(12).cloned() {
-                let address = sidebolt.address;
+            for name in users.names.iter().cycle().take(12) {
+                let (address, name) = (sidebolt.address, name.clone());
                 busy.push(tokio::spawn(async move {
                     let mut client = Client::login(address, version, &name, PASSWORD).await;
                     for round in 0..15 {

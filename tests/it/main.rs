@@ -3,10 +3,18 @@
 //! Real servers are named by `NEO4J_5_ADDRESS` and `NEO4J_2026_ADDRESS` (`host:port`, user `neo4j`, `NEO4J_PASSWORD`); tests that
 //! need one say that they are skipped without, and fail under `SIDEBOLT_TEST_NO_SKIP=1`.
 
+#![expect(
+    unreachable_pub,
+    reason = "nothing outside sees a test binary; `pub` says what the modules offer each other"
+)]
+
 mod support;
 
+mod drain;
 mod faults;
+mod hostile;
 mod isolation;
 mod pool;
+mod review;
 mod session;
 mod transparency;

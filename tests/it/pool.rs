@@ -221,7 +221,9 @@ async fn reset_takes_a_waiting_request_back() {
     let (peer, sidebolt) = small_pool(1, |_| ()).await;
     let mut first = holder(&sidebolt).await;
     let mut second = client(&sidebolt).await;
-    let bursts: [(Vec<Vec<u8>>, Vec<Vec<u8>>, &[&str]); 4] = [
+    // What is asked for, what takes it back, and the answers.
+    type Burst = (Vec<Vec<u8>>, Vec<Vec<u8>>, &'static [&'static str]);
+    let bursts: [Burst; 4] = [
         (vec![run("a"), pull_all()], vec![reset()], &["IGNORED", "IGNORED", "SUCCESS"]),
         (
             vec![begin(), run("a"), pull_all(), commit()],

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use bolt_wire::Version;
 use bolt_wire::packstream::Value;
+use parking_lot::Mutex;
 
 use super::message;
 use super::raw_client::Client;
@@ -140,7 +141,9 @@ impl OwnNeo4j {
         let text = |key: &str| said[key].as_str().map(str::to_owned).unwrap_or_else(|| said[key].to_string());
         let server =
             Neo4j { line, address: format!("127.0.0.1:{}", text("port")), password: text("password") };
-        Some(Self { pid: text("pid").parse().expect("a process id"), home, server })
+        let pid = text("pid").parse().expect("a process id");
+        OWN.lock().push(pid);
+        Some(Self { pid, home, server })
     }
 
     /// Sends a signal to its process.
@@ -150,8 +153,19 @@ impl OwnNeo4j {
     }
 }
 
+/// The processes of servers that tests own.
+static OWN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+/// Ends every server that a test owns, when the run ends early.
+pub fn end_own() {
+    for pid in OWN.lock().drain(..) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
 impl Drop for OwnNeo4j {
     fn drop(&mut self) {
+        OWN.lock().retain(|pid| *pid != self.pid);
         let pid = nix::unistd::Pid::from_raw(self.pid);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         let _ = self.home.path();

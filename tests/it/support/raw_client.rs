@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bolt_wire::chunk::{self, Found, MessageScanner};
 use bolt_wire::packstream::{Value, Walker};
-use bolt_wire::{Tag, Version, handshake};
+use bolt_wire::{Version, handshake};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -139,11 +139,6 @@ impl Client {
         }
     }
 
-    /// The negotiated version.
-    pub fn version(&self) -> Version {
-        self.version
-    }
-
     /// Sends bytes.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         in_time("sending", self.stream.write_all(bytes)).await
@@ -192,11 +187,6 @@ impl Client {
             let _ = in_time("bytes", self.stream.read_buf(&mut self.buf)).await;
         }
         self.buf.split().to_vec()
-    }
-
-    /// Bytes that have come of a message that is not whole.
-    pub fn partial(&self) -> usize {
-        self.buf.len()
     }
 
     /// Sends requests at once and reads until each is answered or the connection ends; records are dropped.
@@ -282,11 +272,6 @@ impl Client {
     pub async fn half_close(&mut self) {
         let _ = self.stream.shutdown().await;
     }
-
-    /// The client's own address.
-    pub fn local_address(&self) -> SocketAddr {
-        self.stream.local_addr().unwrap()
-    }
 }
 
 /// What `answers` are, in one word each.
@@ -300,9 +285,4 @@ pub fn kinds(answers: &[Answer]) -> Vec<&'static str> {
         Answer::Closed => "closed",
     };
     answers.iter().map(kind).collect()
-}
-
-/// The signature of a message on the wire.
-pub fn tag_of(wire: &[u8]) -> Option<Tag> {
-    chunk::peek_tag(wire)
 }

@@ -136,6 +136,7 @@ fn fail_on_panics() {
                 // Not `eprintln`: the test harness would swallow it.
                 let trace = std::backtrace::Backtrace::force_capture();
                 let _ = writeln!(std::io::stderr(), "Sidebolt panicked, the run fails: {panic}\n{trace}");
+                super::neo4j::end_own();
                 std::process::exit(101);
             }
         }));

@@ -1,16 +1,17 @@
 """Records wire transcripts of a running Neo4j, for `protocol/tests/transcripts.rs` to replay.
 
-    record.py PORT PASSWORD OUT_FOLDER VERSION... [--noop]
+    record.py PORT PASSWORD OUT_FOLDER VERSION... [--short | --noop]
 
-Writes OUT_FOLDER/<bolt version>.txt for each version, and OUT_FOLDER/handshake.txt. With --noop only the
-scenario in which the server sends NOOPs is recorded, to OUT_FOLDER/noop-<version>.txt: start the server with
+Writes OUT_FOLDER/<bolt version>.txt for each version, and OUT_FOLDER/handshake.txt. With --short only what
+sets a version apart is recorded, and no handshakes. With --noop only the scenario in which the server sends
+NOOPs is recorded, to OUT_FOLDER/noop-<version>.txt: start the server with
 server.bolt.connection_keep_alive=1s and server.bolt.connection_keep_alive_for_requests=ALL for that.
 
 A transcript is text. A scenario begins with `## name`. `C` lines are what the client sent in one write, `S`
 lines are what the server sent, one message or NOOP a line, in hex; `(78x70000)` is byte 78 repeated. `E` is
-the end of the stream, `L` the whole of the scenario `log in`. `=` names the state that the server was then in, told
-by its answer to a RUN that is not written down. Values that change from run to run are overwritten in place (bookmarks, times,
-addresses, ids), lengths stay.
+the end of the stream, `L` the whole of the scenario `log in`. `=` names the state that the server was then
+in, told by its answer to a RUN that is not written down. Values that change from run to run are overwritten
+in place (bookmarks, times, addresses, ids), lengths stay.
 """
 
 import random
@@ -460,6 +461,11 @@ def _(c):
     c.ask(RUN1, PULL)
 
 
+SHORT = ["log in", "a result in three parts", "a transaction in one write that fails", "FAILED and BEGIN", "TELEMETRY", "ROUTE",
+         "TELEMETRY where there is none", "LOGOFF where there is none", "LOGOFF, LOGON, RUN and PULL in one write",
+         "RUN before LOGON", "READY and PULL", "counters, plan and notifications", "values of every type"]
+
+
 def record(port, password, version, scenarios, server):
     lines = [f"# {server}, Bolt {version[0]}.{version[1]}", ""]
     for name, (steps, since, until, login) in scenarios.items():
@@ -524,8 +530,8 @@ def noops(c):
 
 def main():
     port, password, out, *rest = sys.argv[1:]
-    port, only_noop = int(port), "--noop" in rest
-    versions = [tuple(map(int, version.split("."))) for version in rest if version != "--noop"]
+    port, only_noop, short = int(port), "--noop" in rest, "--short" in rest
+    versions = [tuple(map(int, version.split("."))) for version in rest if not version.startswith("--")]
     c = Connection(port, version=versions[0])
     c.send(chunked(message("HELLO", hello_extra(versions[0], password))))
     server = unpack(c.read()[1])[0].fields[0]["server"]
@@ -536,9 +542,12 @@ def main():
             lines = record(port, password, version, wanted, server)
             open(f"{out}/noop-{version[0]}.{version[1]}.txt", "w").write("\n".join(lines))
         return
-    open(f"{out}/handshake.txt", "w").write("\n".join(handshake(port, [f"# {server}: slots, answer, connection"])) + "\n")
+    wanted = {name: SCENARIOS[name] for name in SHORT} if short else SCENARIOS
+    if not short:
+        lines = handshake(port, [f"# {server}: slots, answer, connection"])
+        open(f"{out}/handshake.txt", "w").write("\n".join(lines) + "\n")
     for version in versions:
-        lines = record(port, password, version, SCENARIOS, server)
+        lines = record(port, password, version, wanted, server)
         open(f"{out}/{version[0]}.{version[1]}.txt", "w").write("\n".join(lines))
         print(server, version, sum(line.startswith("##") for line in lines), "scenarios", flush=True)
 

@@ -12,49 +12,49 @@ use sidebolt::demo::airports;
 /// One statement of the list.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Statement {
+pub struct Statement {
     /// What it shows.
-    pub(crate) name: String,
+    pub name: String,
     /// Its text.
-    pub(crate) text: String,
+    pub text: String,
     /// Its parameters.
     #[serde(default)]
-    pub(crate) params: Map<String, Json>,
+    pub params: Map<String, Json>,
     /// What it must give.
     #[serde(default)]
-    pub(crate) gives: Json,
+    pub gives: Json,
 }
 
 /// What a statement gave on one server.
 #[derive(Clone, Debug)]
-pub(crate) struct Outcome {
+pub struct Outcome {
     /// The statement's name.
-    pub(crate) name: String,
+    pub name: String,
     /// What it must give.
-    pub(crate) expected: Json,
+    pub expected: Json,
     /// What it gave.
-    pub(crate) found: Json,
+    pub found: Json,
 }
 
 impl Outcome {
     /// True if it gave what it must.
-    pub(crate) fn agrees(&self) -> bool {
+    pub fn agrees(&self) -> bool {
         self.expected == self.found
     }
 }
 
 /// The list.
-pub(crate) fn statements() -> Vec<Statement> {
+pub fn statements() -> Vec<Statement> {
     serde_saphyr::from_str(include_str!("statements.yaml")).expect("invariant: the list is valid")
 }
 
 /// Runs the whole list on the server at `address` (`host:port`). Everything in its database but airports is deleted first.
-pub(crate) async fn run(address: &str, auth: Auth) -> Result<Vec<Outcome>, ClientError> {
+pub async fn run(address: &str, auth: Auth) -> Result<Vec<Outcome>, ClientError> {
     run_list(address, auth, &statements()).await
 }
 
 /// `run` with another list.
-async fn run_list(address: &str, auth: Auth, list: &[Statement]) -> Result<Vec<Outcome>, ClientError> {
+pub async fn run_list(address: &str, auth: Auth, list: &[Statement]) -> Result<Vec<Outcome>, ClientError> {
     let timeout = std::time::Duration::from_secs(60);
     let mut client = BoltClient::connect(address, Options { auth, timeout, ..Options::default() }).await?;
     for clean in CLEAN {
