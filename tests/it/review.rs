@@ -292,3 +292,17 @@ async fn answers_pass_while_requests_are_stuck() {
     drop(requests.await.unwrap());
     server.abort();
 }
+
+/// Connections that are kept warm must not keep the state of a frozen server secret.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_is_noticed_while_connections_are_warmed() {
+    let (peer, sidebolt) = pair(|_| (), |config| config.upstream.connection_timeout = 10 * PATIENCE).await;
+    let is = async |status| sidebolt.get("/readyz").await.0 == status;
+    within_async(PATIENCE, "Sidebolt is ready", || is(200)).await;
+    peer.set(|settings| settings.frozen = true);
+    sidebolt.reconfigure(|config| {
+        config.pool.min_idle = 1;
+        config.auth.username = Some("user".to_owned());
+    });
+    within_async(PATIENCE, "Sidebolt is not ready", || is(503)).await;
+}
