@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub enum StartError {
 /// What the admin port tells: whether traffic should come here, and how reloads went.
 pub(crate) struct Health {
     reason: Mutex<Option<String>>,
+    draining: AtomicBool,
     reloader: OnceLock<Reloader>,
     /// What the Bolt port has seen.
     pub(crate) listener: Arc<ListenerStats>,
@@ -60,6 +62,9 @@ pub(crate) struct Health {
 impl Health {
     /// Why Sidebolt is not ready; `None` = it is.
     pub(crate) fn reason(&self) -> Option<String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Some("draining".to_owned());
+        }
         self.reason.lock().clone()
     }
 
@@ -105,6 +110,7 @@ impl App {
         let bolt = listener.local_addr().unwrap_or(current.listen.address);
         let health = Arc::new(Health {
             reason: Mutex::new(Some("starting".to_owned())),
+            draining: AtomicBool::new(false),
             reloader: OnceLock::new(),
             listener: listener.stats(),
         });
@@ -125,6 +131,7 @@ impl App {
             tokio::spawn(admin::serve(bound, Arc::clone(&shared), Arc::clone(&health), end.clone()));
         }
         tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end.clone()));
+        tokio::spawn(keep_warm(Arc::clone(&shared), end.clone()));
         let sessions = TaskTracker::new();
         let handler = session_handler(Arc::clone(&shared));
         let accepting = tokio::spawn(listener.run(config, sessions.clone(), stop.clone(), handler));
@@ -174,7 +181,7 @@ impl App {
 
     /// Stops accepting, lets open transactions finish within `shutdown.drain_timeout`, closes idle clients, then everything.
     pub async fn drain(self) {
-        self.health.set(Some("draining".to_owned()));
+        self.health.draining.store(true, Ordering::Relaxed);
         self.stop.cancel();
         let _ = self.accepting.await;
         self.shared.registry.end_all();
@@ -198,18 +205,28 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            let config = shared.config.load_full();
             for pool in shared.upstream.pools() {
                 pool.sweep();
-            }
-            if config.pool.min_idle > 0 {
-                shared.upstream.warm(&shared.identities.service(&config.auth)).await;
             }
             // A server that says nothing is as bad as none, and the pools want their sweep.
             let looked = tokio::time::timeout(LOOK, shared.upstream.look()).await;
             let trouble = looked.unwrap_or_else(|_| Some(format!("Neo4j does not answer within {LOOK:?}")));
-            if !shared.registry.is_ending() {
-                health.set(trouble);
+            health.set(trouble);
+        }
+    };
+    let _ = end.run_until_cancelled(work).await;
+}
+
+/// Keeps `pool.min_idle` connections ready, until the end. A server that takes its time holds up nothing else.
+async fn keep_warm(shared: Arc<Shared>, end: CancellationToken) {
+    let work = async {
+        let mut every = tokio::time::interval(HOUSEKEEPING);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            let config = shared.config.load_full();
+            if config.pool.min_idle > 0 {
+                shared.upstream.warm(&shared.identities.service(&config.auth)).await;
             }
         }
     };

@@ -231,13 +231,9 @@ impl Session {
 
     /// Sends own answers to the client and queued requests to Neo4j.
     async fn flush_both(&mut self) -> Step {
-        if let Some(lease) = &mut self.lease
-            && lease.connection().has_queued()
-        {
-            let limit = self.shared.config.load().listen.write_timeout;
-            if !matches!(tokio::time::timeout(limit, lease.connection_mut().flush()).await, Ok(Ok(()))) {
-                return Err(self.lose_upstream());
-            }
+        if let Some(lease) = &mut self.lease {
+            // What does not go out at once, or fails, is `pump`'s: it reads what Neo4j has said meanwhile.
+            poll_fn(|cx| Poll::Ready(lease.connection_mut().poll_flush(cx).is_ready())).await;
         }
         self.flush_client().await
     }

@@ -44,17 +44,26 @@ impl Shared {
 }
 
 impl Session {
-    /// Waits until either side has something while an exchange is open, and acts on it.
+    /// Waits until either side has something while an exchange is open, and acts on it. Neo4j may take requests only after we have
+    /// taken its answers, so neither waits for the other; the client is not read while its requests are stuck.
     pub(super) async fn pump(&mut self) -> Step {
         // Where nothing is due, what is there is the beginning of a request, which `limits.max_inspected_request` bounds.
         let room = self.machine.in_flight() == 0
             || self.inbuf.len() < self.shared.config.load().limits.max_pipelined;
         let event = poll_fn(|cx| {
             let Some(lease) = &mut self.lease else { return Poll::Ready(Ok(Event::Client)) };
-            if let Poll::Ready(read) = lease.connection_mut().poll_fill(cx, &self.shared.buffers) {
+            let connection = lease.connection_mut();
+            if let Poll::Ready(read) = connection.poll_fill(cx, &self.shared.buffers) {
                 return Poll::Ready(read.map(|_| Event::Upstream).map_err(|_| End::UpstreamLost));
             }
-            if room && let Poll::Ready(read) = self.poll_client(cx) {
+            let sent = match connection.poll_flush(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::UpstreamLost)),
+                sent => sent.is_ready(),
+            };
+            if room
+                && sent
+                && let Poll::Ready(read) = self.poll_client(cx)
+            {
                 return Poll::Ready(read.map(|()| Event::Client));
             }
             self.tick.as_mut().poll(cx).map(|()| Ok(Event::Tick))

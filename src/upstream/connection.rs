@@ -1,5 +1,6 @@
 //! One connection to Neo4j, after its login.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub(crate) struct Connection {
     /// What has come and not been taken away.
     pub(crate) inbuf: Inbox,
     outbuf: BytesMut,
+    /// The transport (TLS) may still hold something that was written.
+    unflushed: bool,
     scanner: Scanner,
     messages: MessageScanner,
     piecewise: bool,
@@ -62,6 +65,7 @@ impl Connection {
             machine: Client::default(),
             inbuf: Inbox::default(),
             outbuf: BytesMut::new(),
+            unflushed: false,
             scanner: Scanner::default(),
             messages: MessageScanner::default(),
             piecewise: false,
@@ -93,20 +97,26 @@ impl Connection {
         });
     }
 
-    /// True if something is queued.
-    pub(crate) fn has_queued(&self) -> bool {
-        !self.outbuf.is_empty()
-    }
-
     /// Sends what is queued.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        if self.outbuf.is_empty() {
-            return Ok(());
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Sends as much of what is queued as the socket takes; ready when nothing is left.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbuf.is_empty() {
+            let sent = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.outbuf))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outbuf.advance(sent);
+            self.unflushed = true;
         }
-        self.transport.write_all(&self.outbuf).await?;
-        self.transport.flush().await?;
-        self.outbuf.clear();
-        Ok(())
+        if self.unflushed {
+            ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// A message follows in pieces. Until its end the connection is good for nothing else.
@@ -178,13 +188,18 @@ impl Connection {
         debug_assert!(self.outbuf.is_empty(), "nothing may come before it");
         const RESET: [u8; 6] = [0, 2, 0xB0, Tag::RESET.0, 0, 0];
         let mut nobody = Context::from_waker(Waker::noop());
-        let sent = Pin::new(&mut self.transport).poll_write(&mut nobody, &RESET);
-        if !matches!(sent, Poll::Ready(Ok(sent)) if sent == RESET.len()) {
-            self.machine.lost();
-            return false;
+        match Pin::new(&mut self.transport).poll_write(&mut nobody, &RESET) {
+            Poll::Ready(Ok(sent)) if sent == RESET.len() => {}
+            Poll::Pending => return false,
+            _ => {
+                self.machine.lost();
+                return false;
+            }
         }
         self.machine.sent_own(Tag::RESET);
-        !matches!(Pin::new(&mut self.transport).poll_flush(&mut nobody), Poll::Ready(Err(_)))
+        // What TLS holds back goes out with the next flush, before its answer is waited for.
+        self.unflushed = true;
+        !matches!(self.poll_flush(&mut nobody), Poll::Ready(Err(_)))
     }
 
     /// Reads and drops answers until none is due. Gives the last one's metadata to `each`.
@@ -213,7 +228,7 @@ impl Connection {
             if self.inbuf.len() > MAX_OWN_ANSWER {
                 return Err(io::Error::other("an answer is larger than expected"));
             }
-            std::future::poll_fn(|cx| self.poll_fill(cx, buffers)).await?;
+            poll_fn(|cx| self.poll_fill(cx, buffers)).await?;
         }
         self.inbuf.rest(buffers);
         Ok(())
@@ -234,3 +249,30 @@ impl Connection {
 
 /// Largest answer to a request of Sidebolt's own.
 const MAX_OWN_ANSWER: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use bolt_wire::Version;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::transport::memory;
+
+    /// A flush that was broken off goes on where it stopped: nothing is sent twice.
+    #[tokio::test]
+    async fn a_flush_can_be_broken_off() {
+        let (transport, mut far) = memory::pipe(8);
+        let mut connection = Connection::new(transport, Arc::new(Key::plain(Version::V5_8)), Instant::now());
+        for _ in 0..4 {
+            connection.queue_own(Tag::RESET);
+        }
+        let mut nobody = Context::from_waker(Waker::noop());
+        let mut got = [0; 24];
+        for eight in got.chunks_mut(8) {
+            let _ = std::pin::pin!(connection.flush()).poll(&mut nobody);
+            far.read_exact(eight).await.unwrap();
+        }
+        assert!(connection.outbuf.is_empty());
+        assert_eq!(got.to_vec(), [0, 2, 0xB0, 0x0F, 0, 0].repeat(4));
+    }
+}

@@ -1,14 +1,24 @@
 //! Corners where the state of a session, of a connection and of the pool meet.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bolt_wire::{Tag, Version};
+use bolt_wire::chunk::{self, Found, MessageScanner};
+use bolt_wire::packstream::Value;
+use bolt_wire::{Tag, Version, handshake};
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
-use crate::support::message::{begin, commit, logoff, map, none, pull_all, reset, run, run_with};
+use crate::support::message::{
+    begin, commit, hello, logoff, logon, map, message, none, pull_all, reset, run, run_with,
+};
 use crate::support::raw_client::{Answer, Client, kinds};
 use crate::support::scripted::{Peer, Settings};
 use crate::support::sidebolt::Sidebolt;
-use crate::support::wait::{PATIENCE, until, within_async};
+use crate::support::wait::{PATIENCE, in_time, until, within_async};
 
 const V: Version = Version::V5_8;
 
@@ -200,4 +210,99 @@ async fn nothing_runs_between_logoff_and_logon() {
     let answers = client.ask(&[logoff(), run("RETURN 1"), pull_all()]).await;
     assert_eq!(kinds(&answers), ["SUCCESS", "FAILURE", "closed"]);
     until("nothing was run", || peer.count(Tag::RUN) == 0).await;
+}
+
+/// A server that takes no request until its answer is taken, which it gives once the client's requests are stuck.
+async fn stubborn(listener: TcpListener, stuck: Arc<Notify>) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let stuck = Arc::clone(&stuck);
+        tokio::spawn(async move {
+            let mut opening = [0; 20];
+            stream.read_exact(&mut opening).await?;
+            if opening != handshake::request_exactly(V) {
+                return std::io::Result::Ok(());
+            }
+            stream.write_all(&handshake::version_bytes(V)).await?;
+            let (mut buf, mut messages) = (BytesMut::new(), MessageScanner::default());
+            loop {
+                let Found::Message(extent) = messages.scan(&buf) else {
+                    buf.reserve(64 * 1024);
+                    if stream.read_buf(&mut buf).await? == 0 {
+                        return Ok(());
+                    }
+                    continue;
+                };
+                if chunk::peek_tag(&buf) == Some(Tag::PULL) {
+                    stuck.notified().await;
+                    let record = message(Tag::RECORD, &[Value::List(vec!["x".repeat(60_000).into()])]);
+                    for _ in 0..MANY {
+                        stream.write_all(&record).await?;
+                    }
+                }
+                stream.write_all(&message(Tag::SUCCESS, &[none()])).await?;
+                buf.advance(extent.wire);
+            }
+        });
+    }
+}
+
+/// Messages of 60 kB: more than all sockets on the way hold.
+const MANY: usize = 1000;
+
+/// Requests that the server does not take yet and answers that the client takes must not wait for each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_pass_while_requests_are_stuck() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stuck = Arc::new(Notify::new());
+    let server = tokio::spawn(stubborn(listener, Arc::clone(&stuck)));
+    let sidebolt = Sidebolt::start(address, |_| ()).await;
+    let mut stream = TcpStream::connect(sidebolt.address).await.unwrap();
+    stream.write_all(&handshake::request_exactly(V)).await.unwrap();
+    stream.read_exact(&mut [0; 4]).await.unwrap();
+    let (mut from, mut to) = stream.into_split();
+    let requests = tokio::spawn(async move {
+        let opening =
+            [hello(V, "user", "password"), logon("user", "password"), begin(), run("x"), pull_all()];
+        to.write_all(&opening.concat()).await.unwrap();
+        let large = run(&"x".repeat(60_000));
+        for _ in 0..MANY {
+            let mut sending = pin!(to.write_all(&large));
+            let sent = tokio::time::timeout(Duration::from_millis(500), sending.as_mut()).await;
+            if sent.is_err() {
+                stuck.notify_one();
+                sending.await.unwrap();
+            }
+        }
+        to
+    });
+    let answers = async {
+        let (mut buf, mut messages, mut last) = (BytesMut::new(), MessageScanner::default(), 0);
+        while last < 5 + MANY {
+            let Found::Message(extent) = messages.scan(&buf) else {
+                buf.reserve(64 * 1024);
+                assert_ne!(from.read_buf(&mut buf).await.unwrap(), 0, "closed after {last} answers");
+                continue;
+            };
+            last += usize::from(chunk::peek_tag(&buf) == Some(Tag::SUCCESS));
+            buf.advance(extent.wire);
+        }
+    };
+    in_time("every request is answered", answers).await;
+    drop(requests.await.unwrap());
+    server.abort();
+}
+
+/// Connections that are kept warm must not keep the state of a frozen server secret.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_is_noticed_while_connections_are_warmed() {
+    let (peer, sidebolt) = pair(|_| (), |config| config.upstream.connection_timeout = 10 * PATIENCE).await;
+    let is = async |status| sidebolt.get("/readyz").await.0 == status;
+    within_async(PATIENCE, "Sidebolt is ready", || is(200)).await;
+    peer.set(|settings| settings.frozen = true);
+    sidebolt.reconfigure(|config| {
+        config.pool.min_idle = 1;
+        config.auth.username = Some("user".to_owned());
+    });
+    within_async(PATIENCE, "Sidebolt is not ready", || is(503)).await;
 }

@@ -69,6 +69,10 @@ impl Drop for Lease {
             pool.give_back(connection, slot);
             return;
         }
+        if connection.machine.place() == Place::Defunct {
+            pool.metrics.pool_closed.with_label_values(&["defunct"]).inc();
+            return;
+        }
         // Outside a runtime (at exit) nothing can be awaited: the socket is closed, which frees the server too.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
