@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bolt_wire::chunk::{self, Found, MessageScanner};
 use bolt_wire::packstream::{Value, Walker};
-use bolt_wire::{Tag, Version, handshake};
+use bolt_wire::{Version, handshake};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
