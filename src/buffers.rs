@@ -65,7 +65,8 @@ impl Inbox {
         cx: &mut Context<'_>,
         buffers: &Buffers,
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.capacity() == 0 {
+        // A buffer that was filled and used to its very end has no room left, but it has its storage.
+        if self.bytes.capacity() == 0 && !self.bytes.try_reclaim(READ) {
             ready!(transport.poll_readable(cx))?;
             self.bytes = buffers.take();
         }

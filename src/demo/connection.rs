@@ -10,6 +10,7 @@ use bolt_wire::server::{Server, State, Verdict};
 use bolt_wire::{Tag, Version};
 use tokio::net::TcpStream;
 
+use super::answer::{self, DATABASE, Open};
 use super::engine::{Desk, Rows};
 use super::refusal::invalid_request;
 use super::server::Common;
@@ -17,8 +18,6 @@ use super::statement;
 use super::values;
 use super::wire::Wire;
 
-/// The database's name.
-const DATABASE: &str = "neo4j";
 /// Drivers and tools read the number; people read the rest.
 const SERVER: &str = "Neo4j/5.26.0-sidebolt-demo";
 
@@ -35,17 +34,6 @@ pub(super) struct Connection {
     results: Vec<Open>,
     /// What BEGIN, or RUN outside a transaction, asked for.
     options: Options,
-}
-
-/// A result that is being fetched.
-struct Open {
-    rows: std::vec::IntoIter<Vec<Value>>,
-    columns: usize,
-    any_row: bool,
-    kind: &'static str,
-    counters: Vec<(&'static str, u64)>,
-    started: Instant,
-    done: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -279,19 +267,11 @@ impl Connection {
 
     fn opened(&mut self, rows: Rows, started: Instant, in_transaction: bool) -> Value {
         let keys = rows.keys.iter().map(|key| Value::from(key.as_str())).collect::<Vec<_>>();
-        let mut meta = vec![("t_first", millis(started)), ("fields", Value::List(keys))];
+        let mut meta = vec![("t_first", answer::millis(started)), ("fields", Value::List(keys))];
         if in_transaction {
             meta.push(("qid", Value::Integer(i64::try_from(self.results.len()).unwrap_or(i64::MAX))));
         }
-        self.results.push(Open {
-            any_row: !rows.rows.is_empty(),
-            rows: rows.rows.into_iter(),
-            columns: rows.keys.len(),
-            kind: rows.kind,
-            counters: rows.counters,
-            started,
-            done: false,
-        });
+        self.results.push(Open::new(rows, started));
         if in_transaction { Value::map(meta) } else { self.with_database(meta) }
     }
 
@@ -334,17 +314,12 @@ impl Connection {
             let code = "Neo.ClientError.Request.InvalidFormat";
             return Ok(Answer::Failure(Failure::new(code, "50N42", format!("No such statement: {qid}"))));
         };
-        let mut left = usize::try_from(asked).unwrap_or(usize::MAX);
-        while left > 0 {
-            let Some(row) = open.rows.next() else { break };
-            left -= 1;
-            if tag == Tag::PULL {
-                let row = row.into_iter().map(|value| values::for_version(value, version, utc)).collect();
-                value::put_message(Tag::RECORD.0, &[Value::List(row)], &mut self.wire.output);
-                self.wire.relieve().await?;
-            }
+        for row in open.take(asked).filter(|_| tag == Tag::PULL) {
+            let row = row.into_iter().map(|value| values::for_version(value, version, utc)).collect();
+            value::put_message(Tag::RECORD.0, &[Value::List(row)], &mut self.wire.output);
+            self.wire.relieve().await?;
         }
-        if open.rows.len() > 0 {
+        if open.has_more() {
             return Ok(Answer::Success(Value::map([("has_more", true.into())])));
         }
         open.done = true;
@@ -363,19 +338,8 @@ impl Connection {
         let Some(open) = self.results.get_mut(at) else {
             return Answer::Failure(super::refusal::broken("a result is missing"));
         };
-        let mut meta = Vec::new();
-        meta.extend(bookmark.map(|text| ("bookmark", Value::from(text))));
-        meta.extend([("type", open.kind.into()), ("t_last", millis(open.started)), ("db", DATABASE.into())]);
-        if !open.counters.is_empty() {
-            let count = |n: u64| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
-            let mut stats: Vec<_> = open.counters.iter().map(|(name, n)| (*name, count(*n))).collect();
-            stats.push(("contains-updates", true.into()));
-            meta.push(("stats", Value::map(stats)));
-        }
-        if self.machine.version() >= Version::new(5, 6) {
-            meta.push(("statuses", Value::List(vec![status(open)])));
-        }
-        let meta = Value::map(meta);
+        let statuses = self.machine.version() >= Version::new(5, 6);
+        let meta = open.summary(bookmark, statuses);
         if !in_transaction {
             self.results.clear();
         }
@@ -395,14 +359,7 @@ impl Connection {
     /// ROUTE: everything is where the client came to.
     fn routing_table(&self, context: &Value) -> Value {
         let address = context.get("address").and_then(Value::as_str).map(str::to_owned);
-        let address = address.unwrap_or_else(|| self.common.address.to_string());
-        let role = |name: &str| {
-            let addresses = Value::List(vec![address.as_str().into()]);
-            Value::map([("addresses", addresses), ("role", name.into())])
-        };
-        let servers = Value::List(["WRITE", "READ", "ROUTE"].map(role).to_vec());
-        let table = [("servers", servers), ("ttl", Value::Integer(300)), ("db", DATABASE.into())];
-        Value::map([("rt", Value::map(table))])
+        answer::routing_table(&address.unwrap_or_else(|| self.common.address.to_string()))
     }
 
     /// Rolls back and forgets all open results.
@@ -440,18 +397,4 @@ fn read(payload: &[u8]) -> Result<(Tag, Vec<Value>), bolt_wire::DecodeError> {
 
 fn ended(walker: &Walker<'_>) -> Result<(), bolt_wire::DecodeError> {
     if walker.is_empty() { Ok(()) } else { Err(bolt_wire::DecodeError::TrailingBytes) }
-}
-
-fn millis(since: Instant) -> Value {
-    Value::Integer(i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX))
-}
-
-/// The outcome as a GQL status (from 5.6).
-fn status(open: &Open) -> Value {
-    let (code, description) = match (open.columns, open.any_row) {
-        (0, _) => ("00001", "note: successful completion - omitted result"),
-        (_, true) => ("00000", "note: successful completion"),
-        (_, false) => ("02000", "note: no data"),
-    };
-    Value::map([("gql_status", code.into()), ("status_description", description.into())])
 }

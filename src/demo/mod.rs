@@ -7,6 +7,8 @@
 
 pub mod airports;
 #[cfg(feature = "demo")]
+mod answer;
+#[cfg(feature = "demo")]
 mod bookmark;
 #[cfg(feature = "demo")]
 mod connection;
@@ -18,6 +20,8 @@ mod lex;
 mod neo4j;
 #[cfg(feature = "demo")]
 mod refusal;
+#[cfg(feature = "demo")]
+mod rewrite;
 #[cfg(feature = "demo")]
 mod schema;
 mod selfcheck;

@@ -133,7 +133,7 @@ impl Session {
                     return Ok(());
                 }
             }
-            poll_fn(|cx| self.poll_client(cx)).await?;
+            poll_fn(|cx| self.poll_client_or_end(cx)).await?;
         }
     }
 

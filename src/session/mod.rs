@@ -137,7 +137,6 @@ enum Event {
     Client,
     Upstream,
     Tick,
-    Ending,
 }
 
 /// Serves one client to its end.
@@ -185,16 +184,18 @@ impl Session {
         if self.outbuf.is_empty() && self.outbuf.capacity() > 0 {
             self.shared.buffers.give(std::mem::take(&mut self.outbuf));
         }
-        let event = poll_fn(|cx| {
-            if let Poll::Ready(read) = self.poll_client(cx) {
-                return Poll::Ready(read.map(|()| Event::Client));
-            }
-            self.registration.poll_ending(cx).map(|()| Ok(Event::Ending))
-        });
-        match event.await? {
-            Event::Ending => Err(End::Drained),
-            _ => Ok(()),
+        poll_fn(|cx| self.poll_client_or_end(cx)).await
+    }
+
+    /// Reads what the client has sent, unless the session is to end and nothing of a request has come: what is begun is waited for.
+    fn poll_client_or_end(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if let Poll::Ready(read) = self.poll_client(cx) {
+            return Poll::Ready(read);
         }
+        if self.inbuf.is_empty() && self.registration.poll_ending(cx).is_ready() {
+            return Poll::Ready(Err(End::Drained));
+        }
+        Poll::Pending
     }
 
     /// Waits for more of a request that has begun, in bounded time.
@@ -264,6 +265,13 @@ impl Session {
     /// The upstream connection broke in the middle of an exchange. The outcome is unknown, so the client sees what it would see
     /// of Neo4j itself: its connection closes.
     fn lose_upstream(&mut self) -> End {
+        if self.condemned {
+            // After an illegal request Neo4j closes the connection, and the client's has to follow.
+            if let Some(lease) = self.lease.take() {
+                lease.discard();
+            }
+            return End::Violation;
+        }
         self.shared.metrics.lost.inc();
         self.report(Fault::Lost);
         if let Some(lease) = self.lease.take() {
@@ -305,7 +313,10 @@ impl Session {
     async fn finish(&mut self, end: End) {
         tracing::debug!(session = self.registration.id, peer = %self.registration.peer, ?end, "A session ended.");
         self.machine.close();
-        if end == End::ClientGone {
+        // Neo4j is to be free of what was open before the client has taken its last answer.
+        drop((self.lease.take(), self.greeted.take()));
+        // A client that took a part of an answer must not get it again from its beginning.
+        if matches!(end, End::ClientGone | End::WriteTimeout) {
             return;
         }
         let _ = self.flush_client().await;

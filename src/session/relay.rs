@@ -46,7 +46,9 @@ impl Shared {
 impl Session {
     /// Waits until either side has something while an exchange is open, and acts on it.
     pub(super) async fn pump(&mut self) -> Step {
-        let room = self.inbuf.len() < self.shared.config.load().limits.max_pipelined;
+        // Where nothing is due, what is there is the beginning of a request, which `limits.max_inspected_request` bounds.
+        let room = self.machine.in_flight() == 0
+            || self.inbuf.len() < self.shared.config.load().limits.max_pipelined;
         let event = poll_fn(|cx| {
             let Some(lease) = &mut self.lease else { return Poll::Ready(Ok(Event::Client)) };
             if let Poll::Ready(read) = lease.connection_mut().poll_fill(cx, &self.shared.buffers) {
@@ -60,7 +62,7 @@ impl Session {
         match event.await {
             Ok(Event::Upstream) => self.deliver().await,
             Ok(Event::Tick) => self.look_at_the_clock(),
-            Ok(Event::Client | Event::Ending) => Ok(()),
+            Ok(Event::Client) => Ok(()),
             Err(End::UpstreamLost) => Err(self.lose_upstream()),
             Err(end) => Err(end),
         }
@@ -97,7 +99,6 @@ impl Session {
 
     /// Passes on what has come. The connection is set free before the last bytes are written, so that a slow client does not hold it.
     async fn deliver(&mut self) -> Step {
-        self.last_heard = Instant::now();
         let delivery = self.look()?;
         let limit = self.shared.config.load().listen.write_timeout;
         self.shared.metrics.bytes_to_clients.inc_by(delivery.verbatim as u64);
@@ -113,6 +114,8 @@ impl Session {
                 connection.inbuf.advance(delivery.verbatim);
             }
             connection.inbuf.rest(&self.shared.buffers);
+            // A client that took its time is no silence of Neo4j's.
+            self.last_heard = Instant::now();
             return Ok(());
         }
         let bytes = self.end_exchange();
@@ -121,7 +124,9 @@ impl Session {
             _ => Ok(()),
         };
         self.shared.buffers.give(bytes);
-        sent
+        sent?;
+        // Its RESET did not clean: that was Neo4j's last word.
+        if self.machine.state() == State::Defunct { Err(End::Closed) } else { Ok(()) }
     }
 
     /// Gives the connection back and takes what it has read.

@@ -39,6 +39,15 @@ struct Message {
     extent: Extent,
 }
 
+/// What came of asking for a connection.
+enum Leased {
+    Lease(Lease),
+    /// The client was told why not; its message still stands at the start of `inbuf`.
+    Refused,
+    /// A RESET came first: the message is gone and was answered.
+    TakenBack,
+}
+
 impl Session {
     /// Acts on every message that can be acted on now.
     pub(super) async fn take_requests(&mut self) -> Step {
@@ -99,7 +108,7 @@ impl Session {
         let Some(lease) = &mut self.lease else { return };
         let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
         lease.connection_mut().queue(message.tag, wire);
-        self.machine.forwarded(message.tag);
+        self.owe(message.tag);
         if message.tag == Tag::RESET {
             self.exchange.interrupted = true;
         }
@@ -132,12 +141,18 @@ impl Session {
         if message.tag == Tag::ROUTE {
             self.note_route(message.extent);
         }
-        let lease = self.lease_for(&access, None).await?;
+        let leased = self.lease_for(&access, None).await?;
         if !access.route {
             self.access = access;
         }
-        let Some(lease) = lease else { return Ok(true) };
-        self.adopt(lease);
+        match leased {
+            Leased::Lease(lease) => self.adopt(lease),
+            Leased::Refused => {
+                self.inbuf.advance(message.extent.wire);
+                return Ok(true);
+            }
+            Leased::TakenBack => return Ok(true),
+        }
         let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
         let payload = chunk::payload(wire, message.extent, &mut scratch);
         let filter = MapView::parse(&self.profile.filter).unwrap_or(MapView::EMPTY);
@@ -155,6 +170,14 @@ impl Session {
         Ok(true)
     }
 
+    /// Neo4j owes an answer from now on: its silence before that was none.
+    fn owe(&mut self, tag: Tag) {
+        if self.machine.in_flight() == 0 {
+            self.last_heard = Instant::now();
+        }
+        self.machine.forwarded(tag);
+    }
+
     fn begin_exchange(&mut self, tag: Tag) {
         let now = Instant::now();
         self.exchange = Exchange { tag, asked: now, leased: now, failed: false, interrupted: false };
@@ -168,25 +191,25 @@ impl Session {
         self.arm_tick();
     }
 
-    /// A connection for this exchange; `None` if it was refused and the client was told, or if a RESET came first.
-    async fn lease_for(&mut self, access: &Access, key: Option<Arc<Key>>) -> Step<Option<Lease>> {
+    /// A connection for this exchange, which begins with the message at the start of `inbuf`.
+    async fn lease_for(&mut self, access: &Access, key: Option<Arc<Key>>) -> Step<Leased> {
         let Some(principal) = self.principal.clone() else { return Err(End::Violation) };
         let key = key.unwrap_or_else(|| Arc::clone(&self.key));
         let need = Need { key, principal, access: access.clone() };
         if let Some(lease) = self.shared.upstream.try_lease(&need) {
-            return Ok(Some(lease));
+            return Ok(Leased::Lease(lease));
         }
         // Waiting is rare and its state large: boxed.
         let shared = Arc::clone(&self.shared);
         let leased = Box::pin(self.wait_for(async move { shared.upstream.lease(&need).await })).await?;
         match leased {
-            None => Ok(None),
-            Some(Ok(lease)) => Ok(Some(lease)),
+            None => Ok(Leased::TakenBack),
+            Some(Ok(lease)) => Ok(Leased::Lease(lease)),
             Some(Err(ConnectError::Refused(refusal))) => {
                 if !(access.route && self.route_here(&refusal)) {
                     self.refuse(&refusal);
                 }
-                Ok(None)
+                Ok(Leased::Refused)
             }
             Some(Err(ConnectError::Failure(payload))) => {
                 self.put_answer(|out| out.put_slice(&payload));
@@ -198,8 +221,7 @@ impl Session {
                 }
                 // Neo4j had no thread, or the like, for a connection that is none of the client's business.
                 self.machine.refused();
-                self.drop_first_message();
-                Ok(None)
+                Ok(Leased::Refused)
             }
         }
     }
@@ -227,6 +249,7 @@ impl Session {
                 Some(None) => {
                     if let Some((bytes, messages)) = before_last_reset(&self.inbuf) {
                         self.inbuf.advance(bytes);
+                        self.messages = MessageScanner::default();
                         (0..messages).for_each(|_| self.put_ignored());
                         return Ok(None);
                     }
@@ -248,7 +271,7 @@ impl Session {
         Ok(())
     }
 
-    /// Refuses the message at the start of `inbuf` with a FAILURE of Sidebolt's own; the connection stays.
+    /// A FAILURE of Sidebolt's own for the message at the start of `inbuf`; the connection stays.
     fn refuse(&mut self, refusal: &Refusal) {
         self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
         tracing::debug!(session = self.registration.id, %refusal, "A request was refused.");
@@ -258,13 +281,6 @@ impl Session {
         }
         refusal.to_failure().write(version, &mut self.outbuf);
         self.machine.refused();
-        self.drop_first_message();
-    }
-
-    pub(super) fn drop_first_message(&mut self) {
-        if let Found::Message(extent) = MessageScanner::default().scan(&self.inbuf) {
-            self.inbuf.advance(extent.wire);
-        }
     }
 
     /// TELEMETRY: answered here; told upstream with the next request if the server wants to know.
@@ -298,11 +314,12 @@ impl Session {
                 let access = Access { write: true, route: false, ..self.access.clone() };
                 let key = self.key_with_filter();
                 match Box::pin(self.lease_for(&access, Some(key))).await? {
-                    Some(lease) => {
+                    Leased::Lease(lease) => {
                         self.adopt(lease);
                         Box::pin(self.stream_up(tag)).await?;
                     }
-                    None => self.swallow().await?,
+                    Leased::Refused => self.swallow().await?,
+                    Leased::TakenBack => {}
                 }
             }
             Verdict::Continue => Box::pin(self.stream_up(tag)).await?,
@@ -343,6 +360,8 @@ impl Session {
             Ok(true) => {
                 lease.connection_mut().end_piecewise(tag);
                 self.lease = Some(lease);
+                // Nothing was read from Neo4j meanwhile.
+                self.last_heard = Instant::now();
                 self.machine.forwarded(tag);
                 self.note_pin();
                 Ok(())

@@ -56,7 +56,6 @@ impl Session {
             Asked::Database(name) => Some(name.clone()),
         };
         self.put_answer(|out| own_table(&address, database.as_deref(), out));
-        self.drop_first_message();
         self.shared.metrics.finished(Tag::ROUTE, false, false);
         true
     }

@@ -153,6 +153,11 @@ impl Connection {
         self.piecewise
     }
 
+    /// True while a HELLO or LOGON is not answered: who is logged in is open, and no RESET makes it known.
+    pub(crate) fn is_mid_login(&self) -> bool {
+        self.principal.is_none() && self.machine.due() > 0
+    }
+
     /// True if the other side has closed the connection or said something unasked.
     pub(crate) fn is_stale(&mut self) -> bool {
         !self.inbuf.is_empty() || self.transport.is_stale()

@@ -50,3 +50,17 @@ async fn real_neo4j_keeps_the_contract() {
         keeps_the_contract(&address, Auth::basic("neo4j", &password)).await;
     }
 }
+
+/// Release images are built without the feature `demo`; nothing of its engine may come in another way.
+#[test]
+fn a_build_without_the_demo_has_no_engine_in_it() {
+    let tree = |features: &[&str]| {
+        let mut cargo = std::process::Command::new(env!("CARGO"));
+        cargo.args(["tree", "--locked", "--offline", "-e", "normal", "--prefix", "none"]).args(features);
+        let output = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(tree(&["--features", "demo"]).contains("grafeo"), "the check looks for the right name");
+    assert!(!tree(&["--no-default-features"]).contains("grafeo"));
+}

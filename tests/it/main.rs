@@ -17,5 +17,6 @@ mod hostile;
 mod isolation;
 mod pool;
 mod process;
+mod review;
 mod session;
 mod transparency;

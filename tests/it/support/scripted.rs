@@ -489,6 +489,10 @@ impl Connection {
     }
 
     async fn log_in(&mut self, tag: Tag, fields: &[Value]) -> Result<(), Over> {
+        if tag == Tag::LOGON && !self.user.is_empty() {
+            self.failure("Neo.ClientError.Request.Invalid").await?;
+            return Err(Over);
+        }
         let token = fields.first().cloned().unwrap_or(Value::Null);
         if (tag == Tag::LOGON) == self.version.features().reauth {
             let text = |key: &str| token.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();

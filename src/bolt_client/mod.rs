@@ -2,244 +2,23 @@
 //!
 //! One connection, one request at a time (or raw messages), and a deadline for every wait.
 
+mod message;
+mod options;
+
 use std::future::Future;
 use std::time::Duration;
 
 use bolt_wire::chunk::{self, Found, MessageScanner};
 use bolt_wire::handshake;
-use bolt_wire::message::request;
 use bolt_wire::packstream::{Value, value};
-use bolt_wire::{DecodeError, Tag, Version};
+use bolt_wire::{Tag, Version};
 use bytes::{Buf, BytesMut};
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// How to connect.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Which version to speak.
-    pub version: Choose,
-    /// Whom to log in as.
-    pub auth: Auth,
-    /// The routing context for HELLO; `None` = no server-side routing (`bolt://`).
-    pub routing: Option<Value>,
-    /// More entries for HELLO (notification filters, patches), put after the client's own.
-    pub hello: Vec<(String, Value)>,
-    /// What the server's logs will show.
-    pub user_agent: String,
-    /// Longest time for connecting (with login), and again for each request with its whole answer.
-    pub timeout: Duration,
-    /// Largest answer in bytes, all its records together.
-    pub max_answer: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            version: Choose::Newest,
-            auth: Auth::None,
-            routing: None,
-            hello: Vec::new(),
-            user_agent: concat!("sidebolt/", env!("CARGO_PKG_VERSION")).to_owned(),
-            timeout: Duration::from_secs(10),
-            max_answer: 64 << 20,
-        }
-    }
-}
-
-/// Which version to ask for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Choose {
-    /// Manifest handshake, and the newest version that both sides speak.
-    Newest,
-    /// Classic handshake for exactly this version.
-    Exactly(Version),
-    /// Manifest handshake, and exactly this version out of it.
-    FromManifest(Version),
-}
-
-/// Credentials.
-#[derive(Clone, Eq, PartialEq)]
-pub enum Auth {
-    /// Scheme `none`.
-    None,
-    /// Scheme `basic`.
-    Basic {
-        /// The user.
-        principal: String,
-        /// The password.
-        credentials: String,
-    },
-    /// Scheme `bearer`.
-    Bearer(String),
-    /// Do not log in at all: the connection stays as the handshake left it (from 5.1: after HELLO).
-    Later,
-}
-
-impl Auth {
-    /// Scheme `basic`.
-    pub fn basic(principal: impl Into<String>, credentials: impl Into<String>) -> Self {
-        Self::Basic { principal: principal.into(), credentials: credentials.into() }
-    }
-
-    fn entries(&self) -> Vec<(String, Value)> {
-        let entry = |key: &str, value: &str| (key.to_owned(), Value::from(value));
-        match self {
-            Self::None => vec![entry("scheme", "none")],
-            Self::Basic { principal, credentials } => {
-                vec![
-                    entry("scheme", "basic"),
-                    entry("principal", principal),
-                    entry("credentials", credentials),
-                ]
-            }
-            Self::Bearer(token) => vec![entry("scheme", "bearer"), entry("credentials", token)],
-            Self::Later => Vec::new(),
-        }
-    }
-}
-
-impl std::fmt::Debug for Auth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Basic { .. } => "Basic(hidden)",
-            Self::Bearer(_) => "Bearer(hidden)",
-            Self::Later => "Later",
-        })
-    }
-}
-
-/// Why a request has no answer.
-#[derive(Debug, Error)]
-pub enum ClientError {
-    /// The network failed.
-    #[error("{action}: {source}")]
-    Io {
-        /// What was being done.
-        action: &'static str,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// The server took too long.
-    #[error("no answer within {after:?} ({action})")]
-    Timeout {
-        /// What was being done.
-        action: &'static str,
-        /// The limit.
-        after: Duration,
-    },
-    /// The server closed the connection.
-    #[error("the server closed the connection ({action})")]
-    Closed {
-        /// What was being done.
-        action: &'static str,
-    },
-    /// No version in common, or not a Bolt server.
-    #[error("handshake: {0}")]
-    Handshake(String),
-    /// Bytes that are no Bolt message.
-    #[error("the server sent bytes that are no Bolt message: {0}")]
-    Decode(#[from] DecodeError),
-    /// The server said no.
-    #[error("{code}: {message}")]
-    Failure {
-        /// The Neo4j status code.
-        code: String,
-        /// The server's words.
-        message: String,
-        /// The whole metadata.
-        meta: Value,
-    },
-    /// The answer is larger than `Options::max_answer`.
-    #[error("the answer is larger than {0} bytes")]
-    TooLarge(usize),
-    /// A message that does not belong here.
-    #[error("unexpected {0} from the server")]
-    Unexpected(&'static str),
-    /// An earlier wait was given up, so answers can no longer be told apart.
-    #[error("the connection is out of step after an earlier error; connect again")]
-    OutOfStep,
-}
-
-impl ClientError {
-    /// The Neo4j status code, if the server sent one.
-    pub fn code(&self) -> Option<&str> {
-        match self {
-            Self::Failure { code, .. } => Some(code),
-            _ => None,
-        }
-    }
-}
-
-/// One message from the server.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Message {
-    /// SUCCESS with its metadata.
-    Success(Value),
-    /// FAILURE with its metadata.
-    Failure(Value),
-    /// IGNORED.
-    Ignored,
-    /// One row.
-    Record(Vec<Value>),
-}
-
-impl Message {
-    /// The metadata of SUCCESS; every other message as an error.
-    pub fn success(self) -> Result<Value, ClientError> {
-        match self {
-            Self::Success(meta) => Ok(meta),
-            Self::Failure(meta) => {
-                let text = |key| meta.get(key).and_then(Value::as_str).map(str::to_owned);
-                let code = text("neo4j_code").or_else(|| text("code")).unwrap_or_default();
-                Err(ClientError::Failure { code, message: text("message").unwrap_or_default(), meta })
-            }
-            Self::Ignored => Err(ClientError::Unexpected("IGNORED")),
-            Self::Record(_) => Err(ClientError::Unexpected("RECORD")),
-        }
-    }
-
-    fn read(payload: &[u8]) -> Result<Self, ClientError> {
-        let (tag, fields, mut walker) = request::open(payload)?;
-        let first = if fields == 0 { Value::Map(Vec::new()) } else { Value::read(&mut walker)? };
-        Ok(match (tag, first) {
-            (Tag::SUCCESS, meta) => Self::Success(meta),
-            (Tag::FAILURE, meta) => Self::Failure(meta),
-            (Tag::IGNORED, _) => Self::Ignored,
-            (Tag::RECORD, Value::List(values)) => Self::Record(values),
-            (tag, _) => return Err(ClientError::Unexpected(tag.name().unwrap_or("message"))),
-        })
-    }
-}
-
-/// The whole answer to a statement.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// The columns' names.
-    pub keys: Vec<String>,
-    /// The rows.
-    pub records: Vec<Vec<Value>>,
-    /// Metadata of RUN's SUCCESS.
-    pub run: Value,
-    /// Metadata of the last SUCCESS.
-    pub summary: Value,
-}
-
-impl Answer {
-    /// The value in the first row's column `key`.
-    pub fn value(&self, key: &str) -> Option<&Value> {
-        let column = self.keys.iter().position(|k| k == key)?;
-        self.records.first()?.get(column)
-    }
-
-    /// A write counter by its wire name (`nodes-created`); 0 if the server did not name it.
-    pub fn counter(&self, name: &str) -> i64 {
-        self.summary.get("stats").and_then(|s| s.get(name)).and_then(Value::as_integer).unwrap_or(0)
-    }
-}
+pub use self::message::{Answer, ClientError, Message};
+pub use self::options::{Auth, Choose, Options};
 
 /// One connection. After a FAILURE it has been RESET, so it can be used on.
 #[derive(Debug)]
@@ -609,4 +388,103 @@ async fn within<T>(
     work: impl Future<Output = T>,
 ) -> Result<T, ClientError> {
     timeout_at(deadline, work).await.map_err(|_| ClientError::Timeout { action, after })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    fn options(version: Choose) -> Options {
+        Options { version, timeout: Duration::from_millis(300), ..Options::default() }
+    }
+
+    fn reply(tag: Tag, fields: &[Value]) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        value::put_message(tag.0, fields, &mut out);
+        out.to_vec()
+    }
+
+    fn success() -> Vec<u8> {
+        reply(Tag::SUCCESS, &[Value::Map(Vec::new())])
+    }
+
+    fn failure() -> Vec<u8> {
+        let code = Value::map([("neo4j_code", "Neo.ClientError.Statement.SyntaxError".into())]);
+        reply(Tag::FAILURE, &[code])
+    }
+
+    /// A client on Bolt 5.8 whose peer says `replies`, all at once, and then nothing or the end.
+    async fn against(replies: &[Vec<u8>], ends: bool) -> (BoltClient<DuplexStream>, DuplexStream) {
+        let (near, mut far) = duplex(1 << 20);
+        far.write_all(&handshake::version_bytes(Version::V5_8)).await.unwrap();
+        for reply in [success(), success()].iter().chain(replies) {
+            far.write_all(reply).await.unwrap();
+        }
+        let client = BoltClient::over(near, options(Choose::Exactly(Version::V5_8))).await.unwrap();
+        if ends {
+            far.shutdown().await.unwrap();
+        }
+        (client, far)
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_and_the_connection_goes_on() {
+        let fields = Value::map([("fields", Value::List(vec!["x".into()]))]);
+        let row = reply(Tag::RECORD, &[Value::List(vec![Value::Integer(1)])]);
+        let noop = vec![0, 0];
+        let replies = [
+            failure(),
+            reply(Tag::IGNORED, &[]),
+            success(),
+            reply(Tag::SUCCESS, &[fields]),
+            row.clone(),
+            noop,
+            row,
+            success(),
+        ];
+        let (mut client, _far) = against(&replies, false).await;
+        let error = client.query("RETRUN 1").await.unwrap_err();
+        assert_eq!(error.code(), Some("Neo.ClientError.Statement.SyntaxError"));
+        let answer = client.query("UNWIND [1, 1] AS x RETURN x").await.unwrap();
+        assert_eq!((answer.keys.len(), answer.records.len()), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_was_given_up_makes_the_connection_useless() {
+        let (mut client, _far) = against(&[], false).await;
+        assert!(matches!(client.query("RETURN 1").await, Err(ClientError::Timeout { .. })));
+        assert!(matches!(client.query("RETURN 1").await, Err(ClientError::OutOfStep)));
+        let (mut client, _far) = against(&[success()], true).await;
+        assert!(matches!(client.query("RETURN 1").await, Err(ClientError::Closed { .. })));
+        assert!(matches!(client.reset().await, Err(ClientError::OutOfStep)));
+        // The FAILURE is told even if the RESET behind it gets no answer.
+        let (mut client, _far) = against(&[failure()], true).await;
+        assert!(matches!(client.begin(Value::Map(Vec::new())).await, Err(ClientError::Failure { .. })));
+        assert!(matches!(client.reset().await, Err(ClientError::OutOfStep)));
+    }
+
+    #[tokio::test]
+    async fn too_large_an_answer_is_refused() {
+        let row = reply(Tag::RECORD, &[Value::List(vec!["x".repeat(1000).into()])]);
+        let (mut client, _far) = against(&[success(), row.clone(), row, success()], false).await;
+        client.max_answer = 1500;
+        assert!(matches!(client.query("RETURN 1").await, Err(ClientError::TooLarge(1500))));
+        assert!(matches!(client.reset().await, Err(ClientError::OutOfStep)));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_bolt_server_is_named() {
+        for (bytes, words) in
+            [(&b"HTTP/1.1 400"[..], "HTTP port"), (&[0, 0, 0, 0][..], "none of the requested")]
+        {
+            let (near, mut far) = duplex(1024);
+            far.write_all(bytes).await.unwrap();
+            let error = BoltClient::over(near, options(Choose::Newest)).await.unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        let hidden = format!("{:?}", Options { auth: Auth::basic("neo4j", "secret"), ..Options::default() });
+        assert!(!hidden.contains("secret"), "{hidden}");
+    }
 }
