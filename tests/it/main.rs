@@ -10,6 +10,7 @@
 
 mod support;
 
+mod chaos;
 mod drain;
 mod faults;
 mod hostile;

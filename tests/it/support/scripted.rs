@@ -138,9 +138,7 @@ impl Peer {
         if let Some(accepting) = self.accepting.lock().take() {
             accepting.abort();
         }
-        for task in self.shared.live.lock().drain(..) {
-            task.abort();
-        }
+        self.break_now();
         wait::until("the killed peer's connections are gone", || self.open() == 0).await;
         // The port is free once connecting to it is refused.
         wait::within_async(wait::PATIENCE, "the killed peer's port is closed", || async {
@@ -150,10 +148,15 @@ impl Peer {
     }
 
     /// Breaks every connection and goes on listening.
-    pub async fn break_connections(&self) {
+    pub fn break_now(&self) {
         for task in self.shared.live.lock().drain(..) {
             task.abort();
         }
+    }
+
+    /// The same, and waits until they are gone; for when nobody is connecting anew.
+    pub async fn break_connections(&self) {
+        self.break_now();
         wait::until("the connections are gone", || self.open() == 0).await;
     }
 
