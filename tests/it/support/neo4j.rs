@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::message;
 use super::raw_client::Client;
-use super::wait::in_time;
+use super::wait::{in_time, until};
 
 /// A server that the tests share. They leave it as they found it.
 #[derive(Clone, Debug)]
@@ -144,6 +144,20 @@ impl OwnNeo4j {
         let pid = text("pid").parse().expect("a process id");
         OWN.lock().push(pid);
         Some(Self { pid, home, server })
+    }
+
+    /// Stops its process and waits until every thread of it stands still.
+    pub async fn freeze(&self) {
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+        let stopped = || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+            tasks.into_iter().all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                // The state stands behind the name, which is in brackets.
+                stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+            })
+        };
+        until("every thread of the server stands still", stopped).await;
     }
 
     /// Sends a signal to its process.
