@@ -36,13 +36,21 @@ pub(crate) struct Pool {
     metrics: Arc<Metrics>,
     inner: Mutex<Inner>,
     greetings: Mutex<HashMap<(Version, bool), Greeting>>,
-    offered: Mutex<Option<(Instant, Arc<[Version]>)>>,
+    offered: Mutex<Option<Offer>>,
     /// Leases at this moment: what least-connections routing compares.
     lent: AtomicUsize,
     /// Seconds; 0 = not heard yet.
     recv_timeout: AtomicU64,
     /// The kind of connection that clients asked for last: what is kept warm.
     warm_key: Mutex<Option<Arc<Key>>>,
+}
+
+/// What a server said that it speaks.
+#[derive(Clone)]
+struct Offer {
+    /// When it said so; `None` = it has to be asked again.
+    when: Option<Instant>,
+    versions: Arc<[Version]>,
 }
 
 impl Pool {
@@ -268,8 +276,11 @@ impl Pool {
             Err(error) => {
                 self.metrics.connect_failed.inc();
                 if let ConnectError::Refused(refusal) = &error {
-                    // What it offers may have changed with whatever happened to it.
-                    *self.offered.lock() = None;
+                    // What it offers may have changed with whatever happened to it. Until it answers again it is taken
+                    // for what it was: a client must not be offered a version that it may not have.
+                    if let Some(offer) = &mut *self.offered.lock() {
+                        offer.when = None;
+                    }
                     tracing::debug!(address = self.address(), %refusal, "Connecting failed.");
                 } else if let Some(principal) = principal {
                     principal.doubt();

@@ -88,6 +88,21 @@ async fn a_commit_whose_outcome_is_unknown_is_a_close_and_never_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away_keeps_its_versions() {
+    let peer = Peer::start(|settings| settings.versions = vec![V]).await;
+    let sidebolt = Sidebolt::start(peer.address, |_| ()).await;
+    let mut client = client(&sidebolt).await;
+    peer.set(|settings| settings.refusing = true);
+    peer.break_connections().await;
+    let answers = client.ask(&[run("RETURN 1"), pull_all()]).await;
+    assert_eq!(kinds(&answers), ["FAILURE", "IGNORED"], "Sidebolt has noticed");
+    assert!(Client::connect(sidebolt.address, Version::V6_1).await.is_err(), "it never had that one");
+    assert!(Client::connect(sidebolt.address, V).await.is_ok());
+    peer.set(|settings| settings.refusing = false);
+    self::client(&sidebolt).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_refuses_or_keeps_silent_is_unreachable() {
     let peer = Peer::start(|_| ()).await;
     let sidebolt = Sidebolt::start(peer.address, |config| {
