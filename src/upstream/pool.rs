@@ -26,7 +26,6 @@ use super::key::Key;
 use super::principal::Principal;
 use crate::buffers::Buffers;
 use crate::config::Config;
-use crate::failure::Refusal;
 use crate::metrics::Metrics;
 
 /// The pool of one server.

@@ -7,6 +7,7 @@ use tokio::io::DuplexStream;
 
 use super::*;
 use crate::config::UpstreamUri;
+use crate::failure::Refusal;
 use crate::transport::memory;
 use crate::upstream::principal::Identities;
 use crate::upstream::{Access, Dialer};
