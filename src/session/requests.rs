@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::filter::queue_filtered;
 use super::{End, Exchange, Session, Step, login, send};
 use crate::failure::Refusal;
-use crate::upstream::{Access, ConnectError, Key, Lease, Need};
+use crate::upstream::{Access, ConnectError, Key, Lease, Need, is_transient};
 
 /// A message as it stands at the start of `inbuf`.
 #[derive(Clone, Copy)]
@@ -195,6 +195,12 @@ impl Session {
                 if !(access.route && self.route_here(&refusal)) {
                     self.refuse(&refusal);
                 }
+                Ok(Leased::Refused)
+            }
+            Some(Err(ConnectError::Failure(payload))) if is_transient(&payload) => {
+                // Neo4j has no room for a login now: this request fails in its words, and the next one may succeed.
+                self.put_answer(|out| out.put_slice(&payload));
+                self.machine.refused();
                 Ok(Leased::Refused)
             }
             Some(Err(ConnectError::Failure(payload))) => {

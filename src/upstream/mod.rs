@@ -27,6 +27,7 @@ pub(crate) use routing::Fault;
 use crate::buffers::Buffers;
 use crate::config::UpstreamUri;
 use crate::metrics::Metrics;
+pub(crate) use routing::is_transient;
 use routing::{Role, Router};
 
 /// What a request needs of a connection.
