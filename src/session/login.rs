@@ -13,7 +13,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::requests::filter_keys;
+use super::filter::filter_keys;
 use super::{Arrival, End, Exchange, Profile, Registration, Session, Shared, Step};
 use crate::buffers::Inbox;
 use crate::config::AuthMode;

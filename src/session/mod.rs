@@ -1,10 +1,12 @@
 //! One client: its requests strictly in order, each answered by Neo4j or, where nothing is open, here.  [hot path]
 
+mod filter;
 mod login;
 mod registry;
 mod relay;
 mod requests;
 mod route;
+mod upload;
 
 use std::future::poll_fn;
 use std::io;

@@ -5,32 +5,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
 use bolt_wire::message::{Begin, Run, Summary};
-use bolt_wire::packstream::{MapEdit, MapView};
-use bolt_wire::scan::Passage;
+use bolt_wire::packstream::MapView;
 use bolt_wire::server::{State, Verdict};
-use bolt_wire::version::NotificationFilter;
-use bolt_wire::{Tag, Version};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
+use super::filter::queue_filtered;
 use super::{End, Exchange, Session, Step, login, send};
 use crate::failure::Refusal;
 use crate::upstream::{Access, ConnectError, Key, Lease, Need};
-
-/// The keys that filter notifications in `version`, in HELLO, RUN and BEGIN.
-pub(super) fn filter_keys(version: Version) -> &'static [&'static str] {
-    match version.features().notification_filter {
-        NotificationFilter::None => &[],
-        NotificationFilter::Categories => {
-            &["notifications_minimum_severity", "notifications_disabled_categories"]
-        }
-        NotificationFilter::Classifications => {
-            &["notifications_minimum_severity", "notifications_disabled_classifications"]
-        }
-    }
-}
 
 /// A message as it stands at the start of `inbuf`.
 #[derive(Clone, Copy)]
@@ -40,7 +26,7 @@ struct Message {
 }
 
 /// What came of asking for a connection.
-enum Leased {
+pub(super) enum Leased {
     Lease(Lease),
     /// The client was told why not; its message still stands at the start of `inbuf`.
     Refused,
@@ -178,13 +164,13 @@ impl Session {
         self.machine.forwarded(tag);
     }
 
-    fn begin_exchange(&mut self, tag: Tag) {
+    pub(super) fn begin_exchange(&mut self, tag: Tag) {
         let now = Instant::now();
         self.exchange = Exchange { tag, asked: now, leased: now, failed: false, interrupted: false };
     }
 
     /// The exchange has its connection.
-    fn adopt(&mut self, lease: Lease) {
+    pub(super) fn adopt(&mut self, lease: Lease) {
         self.lease = Some(lease);
         self.last_heard = Instant::now();
         self.exchange.leased = self.last_heard;
@@ -192,7 +178,7 @@ impl Session {
     }
 
     /// A connection for this exchange, which begins with the message at the start of `inbuf`.
-    async fn lease_for(&mut self, access: &Access, key: Option<Arc<Key>>) -> Step<Leased> {
+    pub(super) async fn lease_for(&mut self, access: &Access, key: Option<Arc<Key>>) -> Step<Leased> {
         let Some(principal) = self.principal.clone() else { return Err(End::Violation) };
         let key = key.unwrap_or_else(|| Arc::clone(&self.key));
         let need = Need { key, principal, access: access.clone() };
@@ -298,110 +284,6 @@ impl Session {
         self.inbuf.advance(message.extent.wire);
         Ok(true)
     }
-
-    /// A message whose end has not come: waited for, unless it is too large to be held. Then it streams through (true).
-    async fn large_request(&mut self) -> Step<bool> {
-        if self.inbuf.len() < self.shared.config.load().limits.max_inspected_request {
-            return Ok(false);
-        }
-        let Some(tag) = chunk::peek_tag(&self.inbuf) else { return Ok(false) };
-        match self.machine.judge(tag) {
-            Verdict::Wait => return Ok(false),
-            Verdict::Start => {
-                self.begin_exchange(tag);
-                // Its extra cannot be seen before its parameters are through: it may write, most likely to the database of the last
-                // request, and a filter must be on the connection.
-                let access = Access { write: true, route: false, ..self.access.clone() };
-                let key = self.key_with_filter();
-                match Box::pin(self.lease_for(&access, Some(key))).await? {
-                    Leased::Lease(lease) => {
-                        self.adopt(lease);
-                        Box::pin(self.stream_up(tag)).await?;
-                    }
-                    Leased::Refused => self.swallow().await?,
-                    Leased::TakenBack => {}
-                }
-            }
-            Verdict::Continue => Box::pin(self.stream_up(tag)).await?,
-            Verdict::Ignore => {
-                self.put_ignored();
-                self.swallow().await?;
-            }
-            // Nothing else has a megabyte to say.
-            _ => return Err(End::Closed),
-        }
-        Ok(true)
-    }
-
-    /// Sends a request on in pieces, as it comes.
-    async fn stream_up(&mut self, tag: Tag) -> Step {
-        let limit = self.shared.config.load().listen.write_timeout;
-        let Some(mut lease) = self.lease.take() else { return Err(End::Closed) };
-        lease.connection_mut().begin_piecewise(tag);
-        let mut passage = Passage::default();
-        let sent = loop {
-            let (taken, whole) = passage.take(&self.inbuf);
-            let piece = self.inbuf.get(..taken).unwrap_or_default();
-            let sent = tokio::time::timeout(limit, lease.connection_mut().send_piece(piece, whole)).await;
-            if !matches!(sent, Ok(Ok(()))) {
-                break Ok(false);
-            }
-            self.inbuf.advance(taken);
-            if whole {
-                break Ok(true);
-            }
-            let read = tokio::time::timeout(limit, poll_fn(|cx| self.poll_client(cx))).await;
-            if let Err(end) = read.unwrap_or(Err(End::ClientGone)) {
-                break Err(end);
-            }
-        };
-        self.messages = MessageScanner::default();
-        match sent {
-            Ok(true) => {
-                lease.connection_mut().end_piecewise(tag);
-                self.lease = Some(lease);
-                // Nothing was read from Neo4j meanwhile.
-                self.last_heard = Instant::now();
-                self.machine.forwarded(tag);
-                self.note_pin();
-                Ok(())
-            }
-            Ok(false) => {
-                self.lease = Some(lease);
-                Err(self.lose_upstream())
-            }
-            Err(end) => {
-                // Half a message is on the way: this connection cannot be used again.
-                lease.discard();
-                Err(end)
-            }
-        }
-    }
-
-    /// Reads the rest of a large message that goes nowhere.
-    async fn swallow(&mut self) -> Step {
-        let limit = self.shared.config.load().listen.write_timeout;
-        self.flush_client().await?;
-        let mut passage = Passage::default();
-        self.messages = MessageScanner::default();
-        loop {
-            let (taken, whole) = passage.take(&self.inbuf);
-            self.inbuf.advance(taken);
-            if whole {
-                return Ok(());
-            }
-            let read = tokio::time::timeout(limit, poll_fn(|cx| self.poll_client(cx))).await;
-            read.unwrap_or(Err(End::ClientGone))?;
-        }
-    }
-
-    /// The session's kind of connection, with HELLO's notification filter on it.
-    fn key_with_filter(&self) -> Arc<Key> {
-        if self.profile.filter.is_empty() {
-            return Arc::clone(&self.key);
-        }
-        Arc::new(Key { filter: Some(self.profile.filter.clone()), ..(*self.key).clone() })
-    }
 }
 
 /// Which server a request may go to. Names that the last request had too are shared with it.
@@ -424,51 +306,6 @@ fn access(tag: Tag, payload: &[u8], last: &Access) -> Access {
 fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {
     let name = name?;
     Some(last.as_ref().filter(|last| ***last == *name).map_or_else(|| name.into(), Arc::clone))
-}
-
-/// Queues RUN or BEGIN with what HELLO's notification filter adds to it; false if that is nothing, or if it cannot be read.
-fn queue_filtered(
-    tag: Tag,
-    payload: &[u8],
-    filter: &MapView<'_>,
-    connection: &mut crate::upstream::Connection,
-) -> bool {
-    let known = filter_keys(connection.key.version);
-    let queued =
-        |out: &mut BytesMut, write: &dyn Fn(&mut BytesMut)| chunk::put_message(out, |out| write(out));
-    match tag {
-        Tag::RUN => {
-            let Ok(run) = Run::parse(payload) else { return false };
-            let Some(edit) = inherited(filter, &run.extra, known) else { return false };
-            connection.queue_with(tag, false, |out| queued(out, &|out| run.write_with(&edit, out)));
-        }
-        Tag::BEGIN => {
-            let Ok(begin) = Begin::parse(payload) else { return false };
-            let Some(edit) = inherited(filter, &begin.extra, known) else { return false };
-            connection.queue_with(tag, false, |out| queued(out, &|out| begin.write_with(&edit, out)));
-        }
-        _ => return false,
-    }
-    true
-}
-
-/// The key of a filter's lowest severity; `OFF` switches notifications off.
-const SEVERITY: &str = "notifications_minimum_severity";
-
-/// What a request takes over from HELLO's filter, as both servers were seen to do it: each key that it does not give itself, but
-/// nothing if HELLO switched notifications OFF and the request gives any key. The name that another version has for a key means nothing.
-fn inherited(filter: &MapView<'_>, extra: &MapView<'_>, known: &[&str]) -> Option<MapEdit<'static>> {
-    let gives_any = known.iter().any(|key| extra.get(key).is_some());
-    if gives_any && filter.string(SEVERITY) == Some("OFF") {
-        return None;
-    }
-    let mut edit = MapEdit::removing(&[]);
-    let mut any = false;
-    for (key, value) in filter.iter().filter(|(key, _)| extra.get(key).is_none()) {
-        edit.add(key, |out| out.put_slice(value));
-        any = true;
-    }
-    any.then_some(edit)
 }
 
 /// Where the last RESET in `buf` begins, and how many messages stand before it.
@@ -496,37 +333,6 @@ fn before_last_reset(buf: &[u8]) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Rows of what Neo4j 5.26.30 and 2026.08.1 did with every pair of filters.
-    #[test]
-    fn a_request_inherits_what_it_does_not_give() {
-        use bolt_wire::packstream::Value;
-        let (severity, disabled) = (SEVERITY, "notifications_disabled_classifications");
-        let list = |name: &str| Value::List(vec![name.into()]);
-        let known = [severity, disabled];
-        let merged = |hello: &[(&str, Value)], request: &[(&str, Value)]| {
-            let (hello, request) =
-                (Value::map(hello.to_vec()).to_bytes(), Value::map(request.to_vec()).to_bytes());
-            let (hello, request) = (MapView::parse(&hello).unwrap(), MapView::parse(&request).unwrap());
-            let mut out = BytesMut::new();
-            inherited(&hello, &request, &known)?.apply(&request, &mut out);
-            Value::decode(&out).ok()
-        };
-        let warning = (severity, Value::from("WARNING"));
-        let unrecognized = (disabled, list("UNRECOGNIZED"));
-        let both = || Some(Value::map([warning.clone(), unrecognized.clone()]));
-        assert_eq!(merged(&[warning.clone(), unrecognized.clone()], &[]), both());
-        assert_eq!(merged(std::slice::from_ref(&unrecognized), std::slice::from_ref(&warning)), both());
-        let other = (disabled, list("PERFORMANCE"));
-        assert_eq!(
-            merged(&[warning.clone(), unrecognized.clone()], std::slice::from_ref(&other)),
-            Some(Value::map([other.clone(), warning.clone()]))
-        );
-        let off = (severity, Value::from("OFF"));
-        assert_eq!(merged(&[off.clone(), unrecognized.clone()], &[other]), None);
-        assert_eq!(merged(std::slice::from_ref(&off), &[]), Some(Value::map([off])));
-        assert_eq!(merged(&[], &[]), None);
-    }
 
     #[test]
     fn the_last_reset_is_found_with_what_it_overtakes() {

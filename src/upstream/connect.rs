@@ -37,6 +37,11 @@ impl From<Refusal> for ConnectError {
     }
 }
 
+/// True for the ways in which a connection that the other side has closed shows it.
+fn is_close(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
 /// Largest answer to a HELLO.
 const MAX_GREETING: usize = 64 * 1024;
 
@@ -206,7 +211,7 @@ impl Connector {
         let limit = self.dialer.config.load().upstream.connection_timeout;
         let reason = match timeout(limit, work).await {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Ok(Err(error)) if is_close(error.kind()) => {
                 "it closed the connection during the Bolt handshake".to_owned()
             }
             Ok(Err(error)) => error.to_string(),

@@ -16,11 +16,12 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Duration, Instant};
 
 pub(crate) use self::listing::Role;
+use self::member::is_transient;
 
 use self::books::{Books, Home, Known, Table, Target};
 use self::flight::{Flight, Missing};
 use self::listing::Listing;
-use self::member::{Member, Members, Want, first_of, in_order, is_transient};
+use self::member::{Member, Members, Want, first_of, in_order};
 use super::connect::{ConnectError, Greeting};
 use super::key::Key;
 use super::pool::{Lease, Pool};

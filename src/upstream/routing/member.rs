@@ -221,7 +221,7 @@ fn another_may_do(error: &ConnectError) -> bool {
 }
 
 /// True if HELLO or LOGON failed for a reason that is the server's.
-pub(super) fn is_transient(payload: &[u8]) -> bool {
+pub(crate) fn is_transient(payload: &[u8]) -> bool {
     let summary = Summary::parse(payload).ok();
     summary.and_then(|summary| summary.code()).is_some_and(|code| code.starts_with("Neo.TransientError."))
 }
