@@ -143,14 +143,16 @@ async fn a_thousand_busy_clients_share_sixteen_connections_fairly() {
     const CLIENTS: usize = 1000;
     const ROUNDS: usize = 10;
     let (peer, sidebolt) = small_pool(16, |_| ()).await;
+    let mut holders = Vec::new();
+    for _ in 0..16 {
+        holders.push(holder(&sidebolt).await);
+    }
     let done: Arc<Vec<AtomicUsize>> = Arc::new((0..CLIENTS).map(|_| AtomicUsize::new(0)).collect());
-    let start = Arc::new(tokio::sync::Barrier::new(CLIENTS));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
-            let (address, done, start) = (sidebolt.address, Arc::clone(&done), Arc::clone(&start));
+            let (address, done) = (sidebolt.address, Arc::clone(&done));
             tokio::spawn(async move {
                 let mut client = Client::login(address, V, "user", "password").await;
-                start.wait().await;
                 for _ in 0..ROUNDS {
                     let answers = client.ask(&[begin(), run("RETURN 1"), pull_all(), commit()]).await;
                     assert!(answers.iter().all(Answer::is_success), "{answers:?}");
@@ -161,6 +163,11 @@ async fn a_thousand_busy_clients_share_sixteen_connections_fairly() {
             })
         })
         .collect();
+    // Everybody stands in the queue before the first is served.
+    waiting(&sidebolt, CLIENTS).await;
+    for holder in &mut holders {
+        assert!(holder.one(rollback()).await.is_success());
+    }
     let mut least = ROUNDS;
     for client in clients {
         least = least.min(client.await.unwrap());
