@@ -254,10 +254,15 @@ impl Session {
     }
 
     fn put_answer(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        chunk::put_message(self.own_answers(), write);
+    }
+
+    /// Where own answers are gathered: a buffer is taken with the first one.
+    fn own_answers(&mut self) -> &mut BytesMut {
         if self.outbuf.capacity() == 0 {
             self.outbuf = self.shared.buffers.take();
         }
-        chunk::put_message(&mut self.outbuf, write);
+        &mut self.outbuf
     }
 
     /// The upstream connection broke in the middle of an exchange. The outcome is unknown, so the client sees what it would see

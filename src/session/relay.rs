@@ -251,11 +251,9 @@ impl Session {
 
     /// Moves the bytes that go on as they are into `outbuf`, so that something of our own can follow them.
     fn keep_aside(&mut self, delivery: &mut Delivery) {
+        self.own_answers();
         let Some(lease) = &mut self.lease else { return };
         let connection = lease.connection_mut();
-        if self.outbuf.capacity() == 0 {
-            self.outbuf = self.shared.buffers.take();
-        }
         self.outbuf.put_slice(connection.inbuf.get(..delivery.verbatim).unwrap_or_default());
         connection.inbuf.advance(delivery.verbatim);
         delivery.verbatim = 0;

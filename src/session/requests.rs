@@ -262,10 +262,7 @@ impl Session {
         self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
         tracing::debug!(session = self.registration.id, %refusal, "A request was refused.");
         let version = self.version();
-        if self.outbuf.capacity() == 0 {
-            self.outbuf = self.shared.buffers.take();
-        }
-        refusal.to_failure().write(version, &mut self.outbuf);
+        refusal.to_failure().write(version, self.own_answers());
         self.machine.refused();
     }
 

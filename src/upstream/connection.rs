@@ -158,6 +158,11 @@ impl Connection {
         }
     }
 
+    /// True if `principal` is logged in on it.
+    pub(crate) fn is_logged_in_as(&self, principal: &Principal) -> bool {
+        self.principal.as_ref().is_some_and(|known| known.id == principal.id)
+    }
+
     /// True if a half-sent message makes the connection useless.
     pub(crate) fn is_mid_message(&self) -> bool {
         self.piecewise

@@ -106,7 +106,7 @@ impl Pool {
         }
         let fits = |c: &Connection| {
             c.key == need.key
-                && c.principal.as_ref().is_some_and(|p| p.id == need.principal.id)
+                && c.is_logged_in_as(&need.principal)
                 && c.machine.is_clean()
                 && c.expires > now
                 && now.duration_since(c.last_used) < config.pool.connection_liveness_check_timeout
@@ -156,13 +156,7 @@ impl Pool {
         principal: Option<&Arc<Principal>>,
     ) -> Result<Lease, ConnectError> {
         let slot = self.obtain_slot().await?;
-        let mut lease = self.connect(slot, key, principal).await?;
-        if let Some(principal) = principal
-            && key.version.features().reauth
-        {
-            self.connector.log_on(lease.connection_mut(), principal, &self.buffers).await?;
-        }
-        Ok(lease)
+        self.connect_as(slot, key, principal).await
     }
 
     /// Neo4j's answer to a client's own HELLO; `None` if it only closes. Counts as a connection while it lasts.
@@ -218,7 +212,7 @@ impl Pool {
             lease.discard();
             return Ok(None);
         }
-        let same = connection.principal.as_ref().is_some_and(|p| p.id == need.principal.id);
+        let same = connection.is_logged_in_as(&need.principal);
         if reauth && !(same && proved) {
             self.metrics.pool_relogons.inc();
             match self.connector.log_on(connection, &need.principal, &self.buffers).await {
@@ -248,9 +242,21 @@ impl Pool {
         if need.key.principal.is_none() && need.key.filter.is_none() {
             *self.warm_key.lock() = Some(Arc::clone(&need.key));
         }
-        let mut lease = self.connect(slot, &need.key, Some(&need.principal)).await?;
-        if need.key.version.features().reauth {
-            self.connector.log_on(lease.connection_mut(), &need.principal, &self.buffers).await?;
+        self.connect_as(slot, &need.key, Some(&need.principal)).await
+    }
+
+    /// A new connection with `principal` logged in; without one it has only said HELLO.
+    async fn connect_as(
+        self: &Arc<Self>,
+        slot: Slot,
+        key: &Arc<Key>,
+        principal: Option<&Arc<Principal>>,
+    ) -> Result<Lease, ConnectError> {
+        let mut lease = self.connect(slot, key, principal).await?;
+        if let Some(principal) = principal
+            && key.version.features().reauth
+        {
+            self.connector.log_on(lease.connection_mut(), principal, &self.buffers).await?;
         }
         Ok(lease)
     }

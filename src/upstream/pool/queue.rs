@@ -172,7 +172,7 @@ impl Pool {
 
 /// The idle connection that costs least: same user; else another user of the same kind, where a LOGON is enough.
 fn best_idle(idle: &[Box<Connection>], need: &Need) -> Option<usize> {
-    let same = |c: &Connection| c.principal.as_ref().is_some_and(|p| p.id == need.principal.id);
+    let same = |c: &Connection| c.is_logged_in_as(&need.principal);
     idle.iter()
         .rposition(|c| c.key == need.key && same(c))
         .or_else(|| idle.iter().position(|c| c.key == need.key))
