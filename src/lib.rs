@@ -13,6 +13,7 @@ pub mod logging;
 mod metrics;
 pub mod run;
 mod session;
+mod statement;
 pub mod transport;
 mod upstream;
 
