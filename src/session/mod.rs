@@ -2,6 +2,7 @@
 
 mod errand;
 mod filter;
+mod held;
 mod login;
 mod registry;
 mod relay;
@@ -118,6 +119,10 @@ pub(crate) struct Session {
     exchange: Exchange,
     /// The running exchange is a write that group commit knows.
     errand: Option<Box<errand::Errand>>,
+    /// A transaction that has not begun at Neo4j.
+    held: Option<Box<held::Held>>,
+    /// The driver API that the next request comes from, as TELEMETRY said.
+    api: Option<u8>,
     /// The lane that the last write took.
     lane: Option<Box<errand::LaneMemo>>,
     /// What the last request needed of its server.
@@ -173,7 +178,7 @@ impl Session {
             self.take_requests().await?;
             if self.lease.is_none() {
                 self.flush_client().await?;
-                if self.registration.is_ending() && self.inbuf.is_empty() {
+                if self.registration.is_ending() && self.inbuf.is_empty() && self.held.is_none() {
                     return Err(End::Drained);
                 }
                 self.rest().await?;
@@ -201,7 +206,7 @@ impl Session {
         if let Poll::Ready(read) = self.poll_client(cx) {
             return Poll::Ready(read);
         }
-        if self.inbuf.is_empty() && self.registration.poll_ending(cx).is_ready() {
+        if self.inbuf.is_empty() && self.held.is_none() && self.registration.poll_ending(cx).is_ready() {
             return Poll::Ready(Err(End::Drained));
         }
         Poll::Pending
