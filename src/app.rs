@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
 use crate::transport::tls::{TlsAcceptor, TlsError};
 use crate::upstream::{Connector, Dialer, Identities, Upstream};
-use crate::{admin, session};
+use crate::{admin, indexes, session};
 
 /// How often pools are swept and the upstream is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -122,6 +122,7 @@ impl App {
             metrics,
             buffers,
             registry,
+            indexes: indexes::Known::default(),
         });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let mut admin_address = None;
@@ -132,6 +133,7 @@ impl App {
         }
         tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end.clone()));
         tokio::spawn(keep_warm(Arc::clone(&shared), end.clone()));
+        tokio::spawn(indexes::keep(Arc::clone(&shared), end.clone()));
         let sessions = TaskTracker::new();
         let handler = session_handler(Arc::clone(&shared));
         let accepting = tokio::spawn(listener.run(config, sessions.clone(), stop.clone(), handler));

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 mod failure;
+mod indexes;
 pub mod listener;
 pub mod logging;
 mod metrics;

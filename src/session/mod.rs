@@ -28,6 +28,7 @@ pub(crate) use registry::{Pin, Registration, Registry};
 
 use crate::buffers::{Buffers, Inbox};
 use crate::config::Config;
+use crate::indexes::Known;
 use crate::metrics::Metrics;
 use crate::transport::Transport;
 use crate::upstream::{Access, Fault, Identities, Key, Lease, Principal, Upstream};
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) indexes: Known,
 }
 
 /// A client that has sent the Bolt magic.
