@@ -120,7 +120,7 @@ impl Ground {
                 page.lines().filter(own).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
             values.reduce(|a, b| a + b)
         };
-        sum("sidebolt_coalesce_rows_total").zip(sum("sidebolt_coalesce_batches_total"))
+        sum("sidebolt_coalesce_batch_rows_sum").zip(sum("sidebolt_coalesce_batch_rows_count"))
     }
 
     /// Sends through one way.
