@@ -31,6 +31,7 @@ pub(crate) use registry::{Pin, Registration, Registry};
 use crate::buffers::{Buffers, Inbox};
 use crate::coalesce::Coalescer;
 use crate::config::Config;
+use crate::indexes::Known;
 use crate::metrics::Metrics;
 use crate::transport::Transport;
 use crate::upstream::{Access, Fault, Identities, Key, Lease, Principal, Upstream};
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) indexes: Known,
     pub(crate) coalescer: Coalescer,
 }
 
