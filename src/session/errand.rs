@@ -11,7 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::filter::inherited_keys;
-use super::{End, Session, Step};
+use super::{End, Session, Shared, Step};
 use crate::coalesce::{Bookmark, Lane, LaneKey, Reply, Submitted, Turn, Waiting, Write};
 use crate::statement::{Class, Statement};
 use crate::upstream::{Access, Need};
@@ -280,6 +280,26 @@ impl Errand {
             _ => {}
         }
     }
+}
+
+/// The RUN and PULL at the start of `buf` as a write that may be deferred: one of a known shape that answers no records. With the bytes
+/// of its two messages.
+pub(super) fn deferrable(shared: &Shared, buf: &[u8], extent: Extent) -> Option<(Write, usize)> {
+    if extent.payload > shared.config.load().coalesce.max_parameters {
+        return None;
+    }
+    let (behind, fetch, records) = fetch(buf.get(extent.wire..)?)?;
+    let mut scratch = BytesMut::new();
+    let run = Run::parse(chunk::payload(buf, extent, &mut scratch)).ok()?;
+    let statement = shared.coalescer.statements.get(run.text);
+    let Class::Write { shape: Ok(shape) } = &statement.class else { return None };
+    if !shape.columns.is_empty() || !run.extra.is_empty() {
+        return None;
+    }
+    let key = Some(Write::row_key(&statement, shape, run.parameters)?);
+    let parameters = Bytes::copy_from_slice(run.parameters);
+    let write = Write { statement, parameters, fetch, records, bookmarked: false, key };
+    Some((write, extent.wire + behind))
 }
 
 /// The PULL or DISCARD at the start of `buf`: its bytes, which it is, and how many records it asks for. Only one that takes all there is,

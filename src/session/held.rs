@@ -250,7 +250,7 @@ impl Session {
 
     /// Begins the held transaction at Neo4j, and runs again what was answered; then the message at the start of `inbuf` goes on as usual.
     /// True if the message was dealt with instead.
-    async fn go_on(&mut self, message: Message, errand: Option<Box<Errand>>) -> Step<bool> {
+    pub(super) async fn go_on(&mut self, message: Message, errand: Option<Box<Errand>>) -> Step<bool> {
         let Some(mut held) = self.held.take() else { return Ok(true) };
         if let Some(written) = &mut held.written {
             // The shared transaction lets go of what this one writes.

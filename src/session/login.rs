@@ -54,6 +54,8 @@ pub(super) async fn log_in(
         exchange: Exchange { tag: Tag::HELLO, asked: now, leased: now, failed: false, interrupted: false },
         errand: None,
         held: None,
+        deferred: None,
+        hints: super::hints::Hints::default(),
         api: None,
         lane: None,
         access: Access::default(),

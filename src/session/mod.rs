@@ -1,8 +1,10 @@
 //! One client: its requests strictly in order, each answered by Neo4j or, where nothing is open, here.  [hot path]
 
+mod deferred;
 mod errand;
 mod filter;
 mod held;
+mod hints;
 mod login;
 mod registry;
 mod relay;
@@ -29,7 +31,7 @@ use tokio::time::{Instant, Sleep};
 pub(crate) use registry::{Pin, Registration, Registry};
 
 use crate::buffers::{Buffers, Inbox};
-use crate::coalesce::Coalescer;
+use crate::coalesce::{Coalescer, Deferred};
 use crate::config::Config;
 use crate::indexes::Known;
 use crate::metrics::Metrics;
@@ -123,6 +125,10 @@ pub(crate) struct Session {
     errand: Option<Box<errand::Errand>>,
     /// A transaction that has not begun at Neo4j.
     held: Option<Box<held::Held>>,
+    /// The open transaction answers its writes before they are sent.
+    deferred: Option<Box<Deferred>>,
+    /// What the last request asked of Sidebolt.
+    hints: hints::Hints,
     /// The driver API that the next request comes from, as TELEMETRY said.
     api: Option<u8>,
     /// The lane that the last write took.

@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use super::filter::queue_filtered;
 use super::errand::Joined;
+use super::deferred::Deferring;
 use super::held::Begun;
+use super::hints::CoalesceHint;
 use super::{End, Exchange, Session, Step, login, send};
 use crate::coalesce::Claim;
 use crate::failure::Refusal;
@@ -69,6 +71,11 @@ impl Session {
                 // Waiting for others, or beginning late, has a large state: boxed.
                 if self.held.is_some() && Box::pin(self.take_held(message)).await? {
                     return Ok(true);
+                }
+                match self.defer(message) {
+                    Deferring::Answered => return Ok(true),
+                    Deferring::Wait => return Ok(false),
+                    Deferring::Pass => {}
                 }
                 self.pass_on(message);
             }
@@ -134,13 +141,23 @@ impl Session {
     /// Opens an exchange with RUN, BEGIN or ROUTE; true if the message was dealt with.
     async fn start(&mut self, message: Message) -> Step<bool> {
         let mut errand = None;
-        if message.tag == Tag::RUN {
+        let message = match message.tag {
+            Tag::RUN | Tag::BEGIN => match self.take_hints(message)? {
+                Some(message) => message,
+                None => return Ok(true),
+            },
+            _ => message,
+        };
+        let hint = self.hints.coalesce;
+        let may_join = hint != Some(CoalesceHint::Off);
+        if message.tag == Tag::RUN && may_join {
             match self.join(message.extent).await? {
                 Joined::Done => return Ok(true),
                 Joined::Relay(own) => errand = own,
             }
         }
-        if message.tag == Tag::BEGIN {
+        let defers = message.tag == Tag::BEGIN && self.defers();
+        if message.tag == Tag::BEGIN && may_join && !defers {
             match self.hold_begin(message) {
                 Begun::Held => return Ok(true),
                 Begun::Relay(own) => errand = own,
@@ -163,6 +180,7 @@ impl Session {
             Leased::Lease(lease) => {
                 self.adopt(lease);
                 self.errand = errand;
+                self.deferred = defers.then(Box::default);
             }
             Leased::Refused => {
                 self.inbuf.advance(message.extent.wire);
@@ -292,6 +310,21 @@ impl Session {
         }
         self.arm_tick();
         Ok(())
+    }
+
+    /// Whether the transaction that begins now answers its writes before they are sent.
+    fn defers(&self) -> bool {
+        let config = self.shared.config.load();
+        match self.hints.coalesce {
+            Some(hint) => hint == CoalesceHint::Deferred,
+            None => config.coalesce.enabled && config.coalesce.deferred,
+        }
+    }
+
+    /// A FAILURE of Sidebolt's own for the message at the start of `inbuf`, which is then gone.
+    pub(super) fn refuse_message(&mut self, refusal: &Refusal, message: Message) {
+        self.refuse(refusal);
+        self.inbuf.advance(message.extent.wire);
     }
 
     /// A FAILURE of Sidebolt's own for the message at the start of `inbuf`; the connection stays.
