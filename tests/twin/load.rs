@@ -75,6 +75,8 @@ pub(crate) struct Load {
 /// How many counters the clients share.
 pub(crate) const COUNTERS: i64 = 12;
 const HUBS: i64 = 4;
+/// Before another attempt, as drivers do, when nobody answers or somebody refuses.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Load {
     /// The constraints and the nodes that it needs.
@@ -141,8 +143,7 @@ impl Client {
             let Some(open) = &mut connection else {
                 connection = Connection::open(&self.endpoint, self.version).await.ok();
                 if connection.is_none() {
-                    // What a driver does too when nobody answers.
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
                 continue;
             };
@@ -152,10 +153,13 @@ impl Client {
             let id = if kind == Kind::Count { self.random.i64(0..COUNTERS) } else { self.next };
             let started = Instant::now();
             let fate = self.write(open, kind, id).await;
-            let broken = fate == Fate::Unknown;
+            let (broken, refused) = (fate == Fate::Unknown, matches!(fate, Fate::Refused(_)));
             self.note(Entry { kind, id, fate }, started.elapsed());
             if broken {
                 connection = None;
+            }
+            if refused {
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }

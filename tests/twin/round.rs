@@ -102,14 +102,11 @@ async fn compare(sides: &mut Sides, scripts: &[Script], tally: &mut Tally) -> Re
         let (direct, through) = (&seen[0][client], &seen[1][client]);
         let differs = |unit: &usize| !alike(&direct[*unit], &through[*unit], &mut tally.documented);
         let Some(first) = (0..script.units.len()).find(differs) else { continue };
-        let kind = kind(&direct[first], &through[first]);
-        tally.differ(kind);
-        let of = scripts.len();
-        found.push(format!(
-            "client {client} of {of}, Bolt {}, unit {first}: {}",
-            script.version,
-            difference(&script.units[first], &direct[first], &through[first])
-        ));
+        tally.differ(kind(&direct[first], &through[first]));
+        let what = difference(&script.units[first], &direct[first], &through[first]);
+        let (of, version) = (scripts.len(), script.version);
+        let alone = if found.len() < 3 { smallest(sides, script, first).await? } else { String::new() };
+        found.push(format!("client {client} of {of}, Bolt {version}, unit {first}: {what}{alone}"));
     }
     if left[0] != left[1] {
         tally.differ("graph".to_owned());
@@ -130,6 +127,43 @@ fn alike(direct: &[String], through: &[String], documented: &mut usize) -> bool 
         late || direct == through
     };
     direct.len() == through.len() && direct.iter().zip(through).all(same)
+}
+
+/// The same difference by one client alone, and with as few of its units as will do.
+async fn smallest(sides: &mut Sides, script: &Script, first: usize) -> Result<String> {
+    let mut units = script.units[..=first].to_vec();
+    if !differs_alone(sides, script.version, &units).await? {
+        return Ok("  It does not come back with this client alone: play the whole round again.\n".to_owned());
+    }
+    let mut piece = units.len() / 2;
+    while piece > 0 {
+        let mut at = 0;
+        // The last one is the one that differs.
+        while at + piece < units.len() {
+            let mut fewer = units.clone();
+            fewer.drain(at..at + piece);
+            if differs_alone(sides, script.version, &fewer).await? {
+                units = fewer;
+            } else {
+                at += piece;
+            }
+        }
+        piece /= 2;
+    }
+    let told: Vec<String> = units.iter().map(told).collect();
+    Ok(format!("  It comes back with this client alone and {} units:\n{}", units.len(), told.join("  --\n")))
+}
+
+/// True if the last of these units differs when nobody else is there.
+async fn differs_alone(sides: &mut Sides, version: Version, units: &[Unit]) -> Result<bool> {
+    let script = Script { version, units: units.to_vec() };
+    let mut last = Vec::new();
+    for side in [0, 1] {
+        let endpoint = if side == 0 { &sides.direct } else { &sides.through };
+        last.push(play(endpoint.clone(), script.clone()).await.pop().unwrap_or_default());
+        sides.graphs[side].empty().await?;
+    }
+    Ok(!alike(&last[0], &last[1], &mut 0))
 }
 
 async fn play_all(endpoint: &Endpoint, scripts: &[Script]) -> Result<Vec<Seen>> {
