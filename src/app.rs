@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::buffers::Buffers;
+use crate::coalesce::Coalescer;
 use crate::config::reload::{Counters, Reloader};
 use crate::config::{Config, UpstreamUri};
 use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
@@ -122,6 +123,7 @@ impl App {
             metrics,
             buffers,
             registry,
+            coalescer: Coalescer::new(),
         });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let mut admin_address = None;
@@ -208,6 +210,7 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
             for pool in shared.upstream.pools() {
                 pool.sweep();
             }
+            shared.coalescer.sweep();
             // A server that says nothing is as bad as none, and the pools want their sweep.
             let looked = tokio::time::timeout(LOOK, shared.upstream.look()).await;
             let trouble = looked.unwrap_or_else(|_| Some(format!("Neo4j does not answer within {LOOK:?}")));

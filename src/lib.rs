@@ -5,6 +5,7 @@ pub mod app;
 pub mod bolt_client;
 mod buffers;
 pub mod cli;
+mod coalesce;
 pub mod config;
 pub mod demo;
 mod failure;

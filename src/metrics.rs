@@ -6,9 +6,11 @@ use bolt_wire::Tag;
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+
+use crate::coalesce::CoalesceMetrics;
 
 /// Distinct Neo4j codes that get their own label value; the servers know about 200.
 const CODES: usize = 300;
@@ -70,10 +72,12 @@ pub(crate) struct Metrics {
     pub(crate) routing_members: IntGaugeVec,
     /// Configuration reloads.
     pub(crate) reloads: IntGaugeVec,
+    /// Group commit.
+    pub(crate) coalesce: CoalesceMetrics,
 }
 
 /// Registers metrics and keeps their description for the reference table.
-struct Builder {
+pub(crate) struct Builder {
     registry: Registry,
     reference: Vec<(String, String, String)>,
 }
@@ -91,32 +95,41 @@ impl Builder {
         metric
     }
 
-    fn counter(&mut self, name: &str, help: &str) -> IntCounter {
+    pub(crate) fn counter(&mut self, name: &str, help: &str) -> IntCounter {
         let metric = IntCounter::new(name, help).expect("invariant: a valid name");
         self.add("counter", &[], metric)
     }
 
-    fn counters(&mut self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    pub(crate) fn counters(&mut self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         let metric = IntCounterVec::new(Opts::new(name, help), labels).expect("invariant: a valid name");
         self.add("counter", labels, metric)
     }
 
-    fn gauge(&mut self, name: &str, help: &str) -> IntGauge {
+    pub(crate) fn gauge(&mut self, name: &str, help: &str) -> IntGauge {
         let metric = IntGauge::new(name, help).expect("invariant: a valid name");
         self.add("gauge", &[], metric)
     }
 
-    fn gauges(&mut self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    pub(crate) fn gauges(&mut self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         let metric = IntGaugeVec::new(Opts::new(name, help), labels).expect("invariant: a valid name");
         self.add("gauge", labels, metric)
     }
 
-    fn seconds(&mut self, name: &str, help: &str) -> Histogram {
+    pub(crate) fn seconds(&mut self, name: &str, help: &str) -> Histogram {
         let buckets = [
             0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
             1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
         ];
-        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.histogram(name, help, buckets.to_vec())
+    }
+
+    pub(crate) fn float_counter(&mut self, name: &str, help: &str) -> Counter {
+        let metric = Counter::new(name, help).expect("invariant: a valid name");
+        self.add("counter", &[], metric)
+    }
+
+    pub(crate) fn histogram(&mut self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+        let opts = HistogramOpts::new(name, help).buckets(buckets);
         let metric = Histogram::with_opts(opts).expect("invariant: a valid name");
         self.add("histogram", &[], metric)
     }
@@ -154,6 +167,7 @@ impl Metrics {
             routing_refreshes: b.counters("sidebolt_routing_refreshes_total", "Routing tables asked for, by outcome: success, refused (Neo4j said no), unusable (no table could be used), unreachable (no router answered).", &["outcome"]),
             routing_members: b.gauges("sidebolt_routing_members", "Distinct servers in the routing tables in use, by role (writer, reader, router).", &["role"]),
             reloads: b.gauges("sidebolt_config_reloads", "Configuration reloads since start, by outcome (applied, refused).", &["outcome"]),
+            coalesce: CoalesceMetrics::new(&mut b),
             codes: Mutex::default(),
             reference: b.reference,
             registry: b.registry,
@@ -230,7 +244,7 @@ mod tests {
             let name = name.split('{').next().unwrap();
             assert!(name.starts_with("sidebolt_") && help.ends_with('.'), "{name}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
-            assert_eq!(kind == "histogram", name.ends_with("_seconds"), "{name}");
+            assert_eq!(kind == "histogram", name.ends_with("_seconds") || name.ends_with("_rows"), "{name}");
             assert!(metrics.reference_markdown().contains(name));
         }
     }

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+mod coalesce;
 mod environment;
 mod error;
 mod excerpt;
@@ -23,6 +24,7 @@ mod units;
 pub mod uri;
 mod validate;
 
+pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
@@ -42,6 +44,8 @@ pub struct Config {
     pub pool: Pool,
     /// Whose credentials are used upstream.
     pub auth: Auth,
+    /// Concurrent single writes become batches.
+    pub coalesce: Coalesce,
     /// What is held in memory for one client.
     pub limits: Limits,
     /// Metrics and health.

@@ -47,6 +47,15 @@ pub(super) fn queue_filtered(
     true
 }
 
+/// Metadata of RUN or BEGIN with what HELLO's notification filter (a PackStream map, or nothing) adds to it.
+pub(super) fn inherited_keys(version: Version, filter: &[u8], extra: &MapView<'_>) -> Box<[u8]> {
+    let filter = MapView::parse(filter).unwrap_or(MapView::EMPTY);
+    let edit = inherited(&filter, extra, filter_keys(version)).unwrap_or_default();
+    let mut out = BytesMut::new();
+    edit.apply(extra, &mut out);
+    out.to_vec().into()
+}
+
 /// The key of a filter's lowest severity; `OFF` switches notifications off.
 const SEVERITY: &str = "notifications_minimum_severity";
 

@@ -52,6 +52,8 @@ pub(super) async fn log_in(
         overtaken: 0,
         condemned: false,
         exchange: Exchange { tag: Tag::HELLO, asked: now, leased: now, failed: false, interrupted: false },
+        errand: None,
+        lane: None,
         access: Access::default(),
         registration,
         local,
@@ -338,6 +340,7 @@ pub(super) async fn log_on(session: &mut Session, wire: &[u8], extent: Extent) -
     session.put_success(&answer);
     session.count_login(outcome);
     session.principal = Some(principal);
+    session.lane = None;
     session.machine.logged_on();
     Ok(())
 }

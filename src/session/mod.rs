@@ -1,5 +1,6 @@
 //! One client: its requests strictly in order, each answered by Neo4j or, where nothing is open, here.  [hot path]
 
+mod errand;
 mod filter;
 mod login;
 mod registry;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, Sleep};
 pub(crate) use registry::{Pin, Registration, Registry};
 
 use crate::buffers::{Buffers, Inbox};
+use crate::coalesce::Coalescer;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::transport::Transport;
@@ -40,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) coalescer: Coalescer,
 }
 
 /// A client that has sent the Bolt magic.
@@ -113,6 +116,10 @@ pub(crate) struct Session {
     /// The lease's connection must not be used again after this exchange.
     condemned: bool,
     exchange: Exchange,
+    /// The running exchange is a write that group commit knows.
+    errand: Option<Box<errand::Errand>>,
+    /// The lane that the last write took.
+    lane: Option<Box<errand::LaneMemo>>,
     /// What the last request needed of its server.
     access: Access,
     registration: Registration,

@@ -33,7 +33,7 @@ impl Shared {
     }
 
     /// How long Neo4j may be silent while it owes an answer.
-    fn read_timeout(&self) -> Duration {
+    pub(crate) fn read_timeout(&self) -> Duration {
         let configured = self.config.load().upstream.read_timeout;
         if configured.is_zero() { self.noop_interval() * 2 } else { configured }
     }
@@ -150,6 +150,7 @@ impl Session {
         }
         self.note_pin();
         let exchange = self.exchange;
+        self.end_errand(exchange.failed || exchange.interrupted);
         let metrics = &self.shared.metrics;
         let now = Instant::now();
         metrics.exchange_seconds.observe((now - exchange.asked).as_secs_f64());
@@ -167,6 +168,9 @@ impl Session {
             let found = connection.scan(delivery.verbatim);
             delivery.verbatim += found.pass;
             self.shared.metrics.records.inc_by(found.records);
+            if let Some(errand) = &mut self.errand {
+                errand.records += found.records;
+            }
             if !found.summary {
                 return Ok(delivery);
             }
@@ -197,11 +201,16 @@ impl Session {
         let wire =
             connection.inbuf.get(delivery.verbatim..delivery.verbatim + extent.wire).unwrap_or_default();
         let mut scratch = BytesMut::new();
-        let Ok(summary) = Summary::parse(chunk::payload(wire, extent, &mut scratch)) else {
-            return Err(self.lose_upstream());
-        };
+        let payload = chunk::payload(wire, extent, &mut scratch);
+        let Ok(summary) = Summary::parse(payload) else { return Err(self.lose_upstream()) };
         let outcome = summary.outcome;
         let Some(expected) = connection.machine.received(outcome) else { return Err(self.lose_upstream()) };
+        if !expected.own
+            && let Some(errand) = &mut self.errand
+            && !errand.note(expected.tag, &summary, payload)
+        {
+            self.errand = None;
+        }
         if outcome == Outcome::Failure {
             let code = summary.code().unwrap_or_default().to_owned();
             self.note_failure(&code);

@@ -14,7 +14,9 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
 use super::filter::queue_filtered;
+use super::errand::Joined;
 use super::{End, Exchange, Session, Step, login, send};
+use crate::coalesce::Claim;
 use crate::failure::Refusal;
 use crate::upstream::{Access, ConnectError, Key, Lease, Need};
 
@@ -72,6 +74,7 @@ impl Session {
             Verdict::Logoff => {
                 self.machine.logged_off();
                 self.principal = None;
+                self.lane = None;
                 self.put_success(&[0xA0]);
             }
             Verdict::Logon => {
@@ -118,6 +121,13 @@ impl Session {
 
     /// Opens an exchange with RUN, BEGIN or ROUTE; true if the message was dealt with.
     async fn start(&mut self, message: Message) -> Step<bool> {
+        let mut errand = None;
+        if message.tag == Tag::RUN {
+            match self.join(message.extent).await? {
+                Joined::Done => return Ok(true),
+                Joined::Relay(own) => errand = own,
+            }
+        }
         self.begin_exchange(message.tag);
         let mut scratch = BytesMut::new();
         let access = {
@@ -132,7 +142,10 @@ impl Session {
             self.access = access;
         }
         match leased {
-            Leased::Lease(lease) => self.adopt(lease),
+            Leased::Lease(lease) => {
+                self.adopt(lease);
+                self.errand = errand;
+            }
             Leased::Refused => {
                 self.inbuf.advance(message.extent.wire);
                 return Ok(true);
@@ -187,7 +200,7 @@ impl Session {
         }
         // Waiting is rare and its state large: boxed.
         let shared = Arc::clone(&self.shared);
-        let leased = Box::pin(self.wait_for(async move { shared.upstream.lease(&need).await })).await?;
+        let leased = Box::pin(self.wait_for(async move { shared.upstream.lease(&need).await }, None)).await?;
         match leased {
             None => Ok(Leased::TakenBack),
             Some(Ok(lease)) => Ok(Leased::Lease(lease)),
@@ -212,9 +225,13 @@ impl Session {
         }
     }
 
-    /// Waits for a connection without losing sight of the client: it may go away, or take its request back with RESET (`None`).
-    /// A client that waits long gets NOOPs, so that its receive time-out does not strike.
-    async fn wait_for<T>(&mut self, work: impl Future<Output = T>) -> Step<Option<T>> {
+    /// Waits without losing sight of the client: it may go away, or take its request back with RESET (`None`), unless `claim` says
+    /// that it is too late for that. A client that waits long gets NOOPs, so that its receive time-out does not strike.
+    pub(super) async fn wait_for<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        claim: Option<&Claim>,
+    ) -> Step<Option<T>> {
         let mut work = pin!(work);
         self.flush_client().await?;
         self.last_heard = Instant::now();
@@ -233,7 +250,9 @@ impl Session {
             match happened.await? {
                 Some(Some(done)) => return Ok(Some(done)),
                 Some(None) => {
-                    if let Some((bytes, messages)) = before_last_reset(&self.inbuf) {
+                    if let Some((bytes, messages)) = before_last_reset(&self.inbuf)
+                        && claim.is_none_or(Claim::withdraw)
+                    {
                         self.inbuf.advance(bytes);
                         self.messages = MessageScanner::default();
                         (0..messages).for_each(|_| self.put_ignored());

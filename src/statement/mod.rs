@@ -1,10 +1,32 @@
 //! What is known of a text: parsed once, kept by its exact bytes.
 
+#![allow(dead_code, unused_imports, reason = "the coalescer, which uses all of it, comes next")]
+
+mod batch;
+mod class;
+mod count;
+mod form;
+mod pattern;
+mod read;
+mod recognise;
 mod shape;
+mod table;
+mod tokens;
+mod value;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use shape::{
     Amount, Check, Counter, Effect, Key, Kind, Operand, Requirement, Schema, Shape, Way, When,
 };
+
+use self::tokens::Tokens;
+
+pub(crate) use table::Statements;
+
+/// A longer text is not looked into.
+const LONGEST: usize = 64 << 10;
 
 /// A text and what is known of it.
 #[derive(Debug)]
@@ -27,4 +49,23 @@ pub(crate) enum Class {
     },
     /// Anything else (reads, procedures, schema, administration, …), and why no group may take it.
     Other(&'static str),
+}
+
+impl Statement {
+    /// Looks into a text.
+    pub(crate) fn parse(text: &str) -> Self {
+        if text.len() > LONGEST {
+            return Self {
+                text: text.into(),
+                parameters: Box::default(),
+                class: Class::Other("it is too long"),
+            };
+        }
+        let tokens = Tokens::of(text);
+        let class = match class::judge(&tokens) {
+            Ok(()) => Class::Write { shape: recognise::recognise(text, &tokens) },
+            Err(reason) => Class::Other(reason),
+        };
+        Self { text: text.into(), parameters: tokens.parameters(), class }
+    }
 }

@@ -70,7 +70,7 @@ pub(crate) enum Operand {
 }
 
 /// What one parameter must be like.
-#[derive(Debug)]
+#[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Check {
     /// The path of the parameter (`$a.b.c`).
     pub(crate) path: Box<[Box<str>]>,
@@ -79,16 +79,16 @@ pub(crate) struct Check {
 }
 
 /// What is required of a parameter. What does not meet it takes another way, with Neo4j's own answer or error.
-#[derive(Debug)]
+#[derive(Debug, Eq, PartialEq)]
 pub(crate) enum Requirement {
-    /// STRING, INTEGER or BOOLEAN: equal bytes mean equal, different bytes mean different.
+    /// STRING, INTEGER or BOOLEAN: equal values have equal bytes (an INTEGER once it is in its shortest form).
     Key,
     /// Not null, and storable as a property (no map, node, relationship, path; lists of one scalar kind without null).
     Property,
-    /// A map whose values are null or storable as properties, without these names.
+    /// A map whose values are all `Property`, none null (what Neo4j counts for a null depends on whether it has seen the name before).
     Map {
-        /// Names that it must not have (the key's own properties).
-        without: Box<[Box<str>]>,
+        /// The key's own properties with their values: under such a name the map has nothing, or this very value.
+        same: Box<[(Box<str>, Operand)]>,
     },
     /// Anything that is there.
     Any,
@@ -144,8 +144,6 @@ pub(crate) enum Amount {
     Flag(usize),
     /// Entries of a parameter map.
     MapSize(Box<[Box<str>]>),
-    /// Entries of a parameter map that are not null.
-    MapSizeWithoutNulls(Box<[Box<str>]>),
 }
 
 /// An index or constraint that a shape's match needs to be cheap.

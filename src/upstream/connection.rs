@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::key::Key;
 use super::principal::Principal;
-use crate::buffers::{Buffers, Inbox};
+use crate::buffers::{Buffers, Inbox, READ};
 use crate::transport::Transport;
 
 /// A connection to Neo4j that is logged in.
@@ -158,6 +158,26 @@ impl Connection {
         }
     }
 
+    /// Waits for a whole message at the start of the buffer, and sends what is queued meanwhile; none if it is larger than `most`.
+    pub(crate) async fn whole(&mut self, buffers: &Buffers, most: usize) -> io::Result<Option<Extent>> {
+        loop {
+            match self.messages.scan(&self.inbuf) {
+                Found::Message(extent) => return Ok(Some(extent)),
+                Found::Noop => self.inbuf.advance(2),
+                Found::Partial if self.inbuf.len() > most.saturating_add(READ) => return Ok(None),
+                Found::Partial => {
+                    poll_fn(|cx| {
+                        if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+                            return Poll::Ready(Err(error));
+                        }
+                        self.poll_fill(cx, buffers)
+                    })
+                    .await?;
+                }
+            }
+        }
+    }
+
     /// True if `principal` is logged in on it.
     pub(crate) fn is_logged_in_as(&self, principal: &Principal) -> bool {
         self.principal.as_ref().is_some_and(|known| known.id == principal.id)
@@ -214,6 +234,8 @@ impl Connection {
         mut each: impl FnMut(Tag, &Summary<'_>, &[u8]),
     ) -> io::Result<()> {
         let mut scratch = BytesMut::new();
+        // Who waited for whole messages may have been broken off in the middle of one.
+        self.messages.reset();
         self.flush().await?;
         while self.machine.due() > 0 {
             let passed = self.scan(0);

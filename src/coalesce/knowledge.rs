@@ -1,0 +1,280 @@
+//! What past runs of a text have shown: its answer's unchanging parts, how long it takes, and whether it suits a batch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolt_wire::packstream::{MapView, Walker};
+use tokio::time::Instant;
+
+use crate::statement::{Class, Statement};
+
+/// Texts of which a lane knows something; when there are more, all are learnt again.
+const TEXTS: usize = 10_000;
+/// How long a text that did not suit is left alone.
+const LEFT_ALONE: Duration = Duration::from_secs(60);
+/// Weight of the newest measurement.
+const WEIGHT: f64 = 0.2;
+/// Measurements before two ways are compared.
+const SAMPLES: u32 = 5;
+/// A way that measured slower is tried again once in so many batches.
+const RETRY: u32 = 50;
+
+/// What a lane knows of its texts.
+#[derive(Default)]
+pub(crate) struct Texts(HashMap<ByAddress, Knowledge>);
+
+/// A statement as a key: the table of statements holds each text once.
+struct ByAddress(Arc<Statement>);
+
+impl std::hash::Hash for ByAddress {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+impl PartialEq for ByAddress {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for ByAddress {}
+
+impl Texts {
+    pub(super) fn of(&mut self, statement: &Arc<Statement>) -> &mut Knowledge {
+        if self.0.len() >= TEXTS && !self.0.contains_key(&ByAddress(Arc::clone(statement))) {
+            self.0.clear();
+        }
+        self.0.entry(ByAddress(Arc::clone(statement))).or_default()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<Statement>, &Knowledge)> {
+        self.0.iter().map(|(statement, knowledge)| (&statement.0, knowledge))
+    }
+}
+
+/// What past runs of a text have shown.
+#[derive(Debug, Default)]
+pub(crate) struct Knowledge {
+    /// RUN's metadata but for times, `qid` and `db` (a PackStream map).
+    pub(super) run: Option<Arc<[u8]>>,
+    /// The last summary's metadata but for bookmark, counters and times, of a run with records and of one without.
+    summaries: [Option<Arc<[u8]>>; 2],
+    /// Seconds of a run of its own: the least of late, because a busy server says nothing about a text.
+    least: Option<f64>,
+    lessons: u32,
+    /// Smoothed seconds per member of a group.
+    grouped: Measure,
+    /// Smoothed seconds per row of its shape's statement.
+    derived: Measure,
+    /// Why it is left alone, and since when.
+    unsuitable: Option<(&'static str, Instant)>,
+    /// Why its shape's statement is not used.
+    pub(super) underivable: Option<&'static str>,
+    failures: f64,
+    /// Transactions that had it as their only statement.
+    stood_alone: u32,
+    /// Transactions that went on, rolled back or came late, less a part of those that did not.
+    went_on: f64,
+    mismatches: u32,
+    /// Rows that went in batches.
+    pub(super) rows: u64,
+    /// True after advice on its indexes was given.
+    pub(super) advised: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Measure {
+    seconds: f64,
+    samples: u32,
+}
+
+impl Measure {
+    fn add(&mut self, seconds: f64) {
+        self.seconds = if self.samples == 0 { seconds } else { self.seconds + (seconds - self.seconds) * WEIGHT };
+        self.samples = self.samples.saturating_add(1);
+    }
+}
+
+impl Knowledge {
+    /// True if a run of its own would teach what is not known yet, or keeps what is known fresh.
+    pub(crate) fn wants_lesson(&self) -> bool {
+        self.run.is_none() || self.summaries.iter().all(Option::is_none) || self.lessons % 64 < 2
+    }
+
+    /// A run of its own took so long.
+    pub(crate) fn took(&mut self, time: Duration) {
+        /// What the least gives way with each run.
+        const FADE: f64 = 1.02;
+        let seconds = time.as_secs_f64();
+        self.least = Some(self.least.map_or(seconds, |least| seconds.min(least * FADE)));
+        self.lessons = self.lessons.wrapping_add(1);
+    }
+
+    /// What RUN and the last summary of a run of its own said (two PackStream maps).
+    pub(crate) fn learn(&mut self, run: &[u8], summary: &[u8], records: bool) {
+        let (Ok(run), Ok(summary)) = (MapView::parse(run), MapView::parse(summary)) else { return };
+        keep(&mut self.run, &run, &["t_first", "qid", "db"]);
+        let Some(slot) = self.summaries.get_mut(usize::from(records)) else { return };
+        keep(slot, &summary, &["bookmark", "stats", "t_last", "has_more"]);
+    }
+
+    pub(super) fn summary(&self, records: bool) -> Option<&Arc<[u8]>> {
+        self.summaries.get(usize::from(records))?.as_ref()
+    }
+
+    /// Forgets what its answers look like: they have changed.
+    fn forget_answers(&mut self) {
+        self.run = None;
+        self.summaries = [None, None];
+    }
+
+    /// A batch of its shape's statement took so long for each row.
+    pub(super) fn derived_took(&mut self, time: Duration, rows: usize) {
+        self.derived.add(time.as_secs_f64() / rows.max(1) as f64);
+    }
+
+    /// A group took so long for each of its members.
+    pub(super) fn grouped_took(&mut self, time: Duration, rows: usize) {
+        self.grouped.add(time.as_secs_f64() / rows.max(1) as f64);
+    }
+
+    /// One of its members failed. A text whose requests often fail costs others their batches.
+    pub(super) fn failed(&mut self) {
+        /// Failures, less a tenth of the rows that went well, that are too many.
+        const TOO_MANY: f64 = 20.0;
+        self.failures += 1.0;
+        if self.failures > TOO_MANY {
+            self.failures = 0.0;
+            self.leave_alone("its requests fail often");
+        }
+    }
+
+    /// Rows of it were committed.
+    pub(super) fn succeeded(&mut self, rows: usize) {
+        self.rows += rows as u64;
+        self.failures = (self.failures - rows as f64 / 10.0).max(0.0);
+    }
+
+    /// A transaction of it alone was committed at once.
+    pub(crate) fn stood_alone(&mut self) {
+        self.stood_alone = self.stood_alone.saturating_add(1);
+        self.went_on = (self.went_on - 0.05).max(0.0);
+    }
+
+    /// A transaction that began with it did something else than COMMIT, or took its time.
+    pub(crate) fn went_on(&mut self) {
+        /// Such transactions that are too many.
+        const TOO_MANY: f64 = 3.0;
+        self.stood_alone = 0;
+        self.went_on += 1.0;
+        if self.went_on > TOO_MANY {
+            self.went_on = 0.0;
+            self.leave_alone("its transactions go on, roll back or wait");
+        }
+    }
+
+    /// Whether a transaction that begins with it is likely to end with it. Drivers whose API says so are believed until shown otherwise.
+    pub(crate) fn stands_alone(&self, announced: bool) -> bool {
+        /// Transactions that show it without an announcement.
+        const SHOWN: u32 = 3;
+        announced || self.stood_alone >= SHOWN
+    }
+
+    /// Its shape's statement answered otherwise than derived.
+    pub(super) fn mismatched(&mut self, why: &'static str) {
+        /// Mismatches after which its shape's statement is used no more.
+        const TOO_MANY: u32 = 3;
+        self.forget_answers();
+        self.mismatches += 1;
+        if self.mismatches >= TOO_MANY && !matches!(why, "unknown_answer" | "more_records_than_pulled") {
+            self.underivable = Some(why);
+        }
+    }
+
+    /// Seconds of server time that `rows` saved, estimated: what as many runs alone take at best, less what they took.
+    pub(super) fn saved(&self, took: Duration, rows: usize) -> f64 {
+        self.least.map_or(0.0, |least| (least * rows as f64 - took.as_secs_f64()).max(0.0))
+    }
+
+    /// It does not suit batches for a while.
+    pub(super) fn leave_alone(&mut self, why: &'static str) {
+        self.unsuitable = Some((why, Instant::now()));
+    }
+
+    /// Why a request of this text is not to join a batch now.
+    pub(crate) fn objection(&self, statement: &Statement, longest: Duration) -> Option<&'static str> {
+        if let Some((why, since)) = self.unsuitable
+            && since.elapsed() < LEFT_ALONE
+        {
+            return Some(why);
+        }
+        if matches!(&statement.class, Class::Write { shape: Ok(_) }) {
+            return None;
+        }
+        if self.least.is_some_and(|least| least > longest.as_secs_f64()) {
+            return Some("its runs take longer than coalesce.max_statement_time");
+        }
+        match &self.run {
+            None => Some("it has not been run yet"),
+            Some(_) if !self.writes() => Some("Neo4j does not call it a write"),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether Neo4j called it a write (`type` w or rw).
+    fn writes(&self) -> bool {
+        self.summaries.iter().flatten().any(|summary| {
+            MapView::parse(summary).is_ok_and(|map| matches!(map.string("type"), Some("w" | "rw")))
+        })
+    }
+
+    /// Whether its shape's statement is to be used: its answers are known, and it was not measured to be slower.
+    pub(super) fn derives(&mut self) -> bool {
+        if self.underivable.is_some() || self.run.is_none() || self.summaries.iter().all(Option::is_none) {
+            return false;
+        }
+        let slower = self.derived.samples >= SAMPLES
+            && self.grouped.samples >= SAMPLES
+            && self.derived.seconds > self.grouped.seconds * 1.2;
+        if slower {
+            self.derived.samples += 1;
+            return self.derived.samples.is_multiple_of(RETRY);
+        }
+        true
+    }
+
+    /// Seconds of a run of its own, of a group's member and of a row, as far as they were measured.
+    pub(super) fn times(&self) -> [Option<f64>; 3] {
+        let of = |measure: Measure| (measure.samples > 0).then_some(measure.seconds);
+        [self.least, of(self.grouped), of(self.derived)]
+    }
+}
+
+/// Keeps a map without some keys, if it is not what is there already.
+fn keep(slot: &mut Option<Arc<[u8]>>, map: &MapView<'_>, without: &[&str]) {
+    let mut bytes = bytes::BytesMut::new();
+    bolt_wire::packstream::MapEdit::removing(without).apply(map, &mut bytes);
+    if slot.as_deref() != Some(&bytes) {
+        *slot = Some(Arc::from(&bytes[..]));
+    }
+}
+
+/// The codes of the notifications in a summary, sorted; the outcome's own status is none.
+pub(super) fn notifications<'a>(summary: &MapView<'a>) -> Vec<&'a str> {
+    let mut codes = Vec::new();
+    for (list, key) in [("statuses", "gql_status"), ("notifications", "code")] {
+        let Some(mut walker) = summary.get(list).map(Walker::new) else { continue };
+        let items = walker.list_header().unwrap_or(0);
+        for _ in 0..items {
+            let Some(status) = walker.value().ok().and_then(|bytes| MapView::parse(bytes).ok()) else { break };
+            let code = status.string(key).unwrap_or("?");
+            if !matches!(code, "00000" | "00001" | "02000") {
+                codes.push(code);
+            }
+        }
+    }
+    codes.sort_unstable();
+    codes
+}

@@ -1,0 +1,437 @@
+//! A lane: the writes of one user to one database, alone while there is room and in batches while it is busy.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolt_wire::packstream::MapView;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::batch;
+use super::bookmark::Bookmark;
+use super::knowledge::{Knowledge, Texts};
+use super::member::{Claim, Member, Reply, Write};
+use super::plan::shape;
+use crate::session::Shared;
+use crate::statement::Statement;
+use crate::upstream::Need;
+
+/// What the writes of a lane have in common.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct LaneKey {
+    pub(crate) principal: [u8; 32],
+    pub(crate) connection: crate::upstream::Key,
+    /// Of transactions that clients begin and end themselves.
+    pub(crate) managed: bool,
+    /// BEGIN's metadata but for the bookmarks: database, time-out, transaction metadata, notification filter.
+    pub(crate) begin: Box<[u8]>,
+}
+
+/// A lane.
+pub(crate) struct Lane {
+    /// The connection that its batches need.
+    pub(super) need: Need,
+    /// BEGIN's metadata but for the bookmarks (a PackStream map).
+    pub(super) begin: Box<[u8]>,
+    /// Its members begin and end their transactions themselves.
+    pub(super) managed: bool,
+    /// What Neo4j answers to BEGIN (a PackStream map).
+    begun: Mutex<Option<Bytes>>,
+    pub(super) texts: Mutex<Texts>,
+    /// Smoothed time that members take to say COMMIT.
+    pub(super) commit_wait: Mutex<Option<Duration>>,
+    newest: Mutex<Option<(Bookmark, Arc<str>)>>,
+    state: Mutex<State>,
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Member>,
+    /// Bytes of parameters in the queue.
+    queued: usize,
+    /// Writes that run alone, and since when.
+    singles: Vec<(u64, Instant)>,
+    /// Batches in flight, each with the hashes of what its rows may lock.
+    batches: HashMap<u64, InFlight>,
+    next: u64,
+    pace: Pace,
+    /// A look at the clock is due.
+    watched: bool,
+    /// When it was last used.
+    used: Option<Instant>,
+}
+
+struct InFlight {
+    since: Instant,
+    locks: HashSet<u64>,
+}
+
+impl State {
+    /// Writes that run alone and have not done so for too long: those hold nobody up.
+    fn running(&self) -> usize {
+        self.singles.iter().filter(|(_, since)| since.elapsed() < PATIENCE).count()
+    }
+}
+
+/// How many rows a batch may have: moved by measured time per row (additive increase, multiplicative decrease).
+#[derive(Debug)]
+struct Pace {
+    rows: f64,
+    /// Smoothed seconds per row of large batches.
+    per_row: Option<f64>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { rows: f64::NAN, per_row: None }
+    }
+}
+
+/// Rows by which a batch that was full and no slower may grow.
+const INCREASE: f64 = 50.0;
+/// What is left of a batch size that was too large.
+const DECREASE: f64 = 0.7;
+/// How much slower per row is too slow.
+const TOLERANCE: f64 = 1.25;
+/// A batch that takes longer was too large, whatever its rows cost.
+const LONG: Duration = Duration::from_millis(400);
+/// Parameters that one batch carries at most, in bytes.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// After this, writes that cannot conflict with what runs need not wait for it any longer.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Arrivals after which a backlog is looked through for what could go beside the batches in flight.
+const BACKLOG_STEP: usize = 64;
+
+impl Pace {
+    fn rows(&self, start: usize, most: usize) -> usize {
+        let rows = if self.rows.is_nan() { start as f64 } else { self.rows };
+        (rows as usize).clamp(1, most)
+    }
+
+    /// A batch of `rows` (of at most `allowed`) took so long.
+    fn measured(&mut self, rows: usize, allowed: usize, took: Duration, most: usize) {
+        if took > LONG {
+            self.rows = (rows as f64 * DECREASE).max(1.0);
+            return;
+        }
+        if rows < 8 || rows * 4 < allowed {
+            return;
+        }
+        let per_row = took.as_secs_f64() / rows as f64;
+        let usual = *self.per_row.get_or_insert(per_row);
+        self.per_row = Some(usual + (per_row - usual) * 0.1);
+        if per_row > usual * TOLERANCE {
+            self.rows = (allowed as f64 * DECREASE).max(1.0);
+        } else if rows >= allowed {
+            self.rows = (allowed as f64 + INCREASE).min(most as f64);
+        }
+    }
+}
+
+/// What `Lane::submit` came to.
+pub(crate) enum Submitted {
+    /// The lane has room: the session runs it itself.
+    Alone(Turn),
+    /// It waits for a batch.
+    Waiting(Waiting),
+    /// Too many wait already.
+    Full,
+}
+
+/// A write that was handed in.
+pub(crate) struct Waiting {
+    /// Tells what became of it.
+    pub(crate) reply: oneshot::Receiver<Reply>,
+    /// Takes it back.
+    pub(crate) claim: Arc<Claim>,
+}
+
+/// The right to run one write alone. Given back when dropped, which lets what gathered meanwhile go.
+pub(crate) struct Turn {
+    lane: Arc<Lane>,
+    shared: Arc<Shared>,
+    /// Its number; none once it was taken back.
+    number: Option<u64>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(number) = self.number else { return };
+        let mut state = self.lane.state.lock();
+        state.singles.retain(|(other, _)| *other != number);
+        self.lane.dispatch(&self.shared, &mut state);
+    }
+}
+
+/// A batch's place in its lane. Given back when dropped.
+pub(super) struct Place {
+    lane: Arc<Lane>,
+    shared: Arc<Shared>,
+    number: u64,
+    allowed: usize,
+}
+
+impl Place {
+    pub(super) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The whole batch went through at once.
+    pub(super) fn measured(&self, rows: usize, took: Duration) {
+        let most = self.shared.config.load().coalesce.max_batch_size;
+        self.lane.state.lock().pace.measured(rows, self.allowed, took, most);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.lane.state.lock();
+        state.batches.remove(&self.number);
+        self.lane.dispatch(&self.shared, &mut state);
+    }
+}
+
+impl Lane {
+    pub(super) fn new(need: Need, key: &LaneKey) -> Self {
+        Self {
+            need,
+            begin: key.begin.clone(),
+            managed: key.managed,
+            begun: Mutex::default(),
+            commit_wait: Mutex::default(),
+            texts: Mutex::default(),
+            newest: Mutex::default(),
+            state: Mutex::default(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Hands a write in.
+    pub(crate) fn submit(self: &Arc<Self>, shared: &Arc<Shared>, write: Write) -> Submitted {
+        let config = shared.config.load();
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        state.used = Some(now);
+        if let Some(turn) = self.room(shared, &mut state) {
+            return Submitted::Alone(turn);
+        }
+        if state.queue.len() >= config.coalesce.max_waiting {
+            return Submitted::Full;
+        }
+        let (reply, receiver) = oneshot::channel();
+        let claim = Arc::new(Claim::default());
+        state.queued += write.parameters.len();
+        state.queue.push_back(Member { write, since: now, claim: Arc::clone(&claim), reply, voter: 0 });
+        // A backlog that conflicts with what runs is looked through now and then only.
+        if state.queue.len().is_multiple_of(BACKLOG_STEP) {
+            self.dispatch(shared, &mut state);
+        }
+        self.watch(shared, &mut state);
+        Submitted::Waiting(Waiting { reply: receiver, claim })
+    }
+
+    /// A turn, if nothing else runs or waits.
+    pub(crate) fn take_turn(self: &Arc<Self>, shared: &Arc<Shared>) -> Option<Turn> {
+        let mut state = self.state.lock();
+        state.used = Some(Instant::now());
+        self.room(shared, &mut state)
+    }
+
+    fn room(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) -> Option<Turn> {
+        let singles = shared.config.load().coalesce.singles;
+        let idle = state.batches.is_empty() && state.queue.is_empty() && state.running() < singles;
+        idle.then(|| self.turn(shared, state))
+    }
+
+    fn turn(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) -> Turn {
+        let number = state.next;
+        state.next += 1;
+        state.singles.push((number, Instant::now()));
+        Turn { lane: Arc::clone(self), shared: Arc::clone(shared), number: Some(number) }
+    }
+
+    /// Sends off what may go.
+    fn dispatch(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) {
+        let config = shared.config.load();
+        let coalesce = &config.coalesce;
+        let allowed = state.pace.rows(coalesce.batch_size.min(coalesce.max_batch_size), coalesce.max_batch_size);
+        loop {
+            if state.queue.is_empty() {
+                state.queued = 0;
+                return;
+            }
+            let now = Instant::now();
+            let idle = state.batches.is_empty() && state.running() < coalesce.singles;
+            let backlog = state.queue.len() >= allowed;
+            let stuck = state.batches.values().all(|batch| now - batch.since > PATIENCE);
+            let more = state.batches.len() < coalesce.max_batches
+                && !state.batches.is_empty()
+                && (backlog || stuck);
+            if !idle && !more {
+                return;
+            }
+            let members = self.take(state, allowed, !idle);
+            if members.is_empty() {
+                return;
+            }
+            self.send_off(shared, state, members, allowed);
+            if idle {
+                return;
+            }
+        }
+    }
+
+    /// Starts a batch, or lets a single write run alone.
+    fn send_off(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, mut members: Vec<Member>, allowed: usize) {
+        if members.len() == 1
+            && state.batches.is_empty()
+            && let Some(member) = members.pop()
+        {
+            let turn = self.turn(shared, state);
+            // A client that vanished just now drops the turn, which would lock what is locked here.
+            if let Err(Reply::Alone(Some(mut turn))) = member.reply.send(Reply::Alone(Some(turn))) {
+                turn.number = None;
+                state.singles.pop();
+            }
+            return;
+        }
+        let number = state.next;
+        state.next += 1;
+        let locks = members.iter().flat_map(|member| self.locks(member)).collect();
+        state.batches.insert(number, InFlight { since: Instant::now(), locks });
+        let place = Place { lane: Arc::clone(self), shared: Arc::clone(shared), number, allowed };
+        tokio::spawn(batch::run(place, members));
+    }
+
+    /// Takes the members of the next batch out of the queue. Where others run already, only rows that cannot conflict with theirs.
+    fn take(&self, state: &mut State, allowed: usize, beside: bool) -> Vec<Member> {
+        let mut taken: Vec<Member> = Vec::with_capacity(allowed.min(state.queue.len()));
+        let mut seen: HashSet<(*const Statement, u64)> = HashSet::new();
+        let mut left = VecDeque::new();
+        let mut bytes = 0;
+        while taken.len() < allowed && bytes < BATCH_BYTES {
+            let Some(member) = state.queue.pop_front() else { break };
+            if member.reply.is_closed() {
+                continue;
+            }
+            let beside_others = beside
+                && (member.write.key.is_none()
+                    || self.locks(&member).any(|lock| state.batches.values().any(|b| b.locks.contains(&lock))));
+            let distinct = shape(&member.write.statement).is_some_and(|shape| shape.key.distinct);
+            let repeated = member.write.key.as_ref().filter(|_| distinct).is_some_and(|key| {
+                !seen.insert((Arc::as_ptr(&member.write.statement), self.hasher.hash_one(key)))
+            });
+            if beside_others || repeated {
+                left.push_back(member);
+                continue;
+            }
+            if member.claim.claim() {
+                bytes += member.write.parameters.len();
+                taken.push(member);
+            }
+        }
+        // What stays keeps its place before what came later.
+        while let Some(member) = left.pop_back() {
+            state.queue.push_front(member);
+        }
+        taken
+    }
+
+    /// Hashes of the nodes that a row may lock.
+    fn locks(&self, member: &Member) -> impl Iterator<Item = u64> {
+        member.write.key.iter().flat_map(|key| key.0.iter()).map(|part| self.hasher.hash_one(part))
+    }
+
+    /// Looks again when patience with what runs is over.
+    fn watch(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) {
+        if state.watched || state.queue.is_empty() {
+            return;
+        }
+        state.watched = true;
+        let (lane, shared) = (Arc::clone(self), Arc::clone(shared));
+        tokio::spawn(async move {
+            tokio::time::sleep(PATIENCE + PATIENCE / 10).await;
+            let mut state = lane.state.lock();
+            state.watched = false;
+            lane.dispatch(&shared, &mut state);
+            lane.watch(&shared, &mut state);
+        });
+    }
+
+    /// What Neo4j answers to BEGIN, if it is known.
+    pub(crate) fn begun(&self) -> Option<Bytes> {
+        self.begun.lock().clone()
+    }
+
+    /// Neo4j answered BEGIN (a PackStream map).
+    pub(crate) fn learn_begun(&self, meta: &[u8]) {
+        let mut begun = self.begun.lock();
+        if begun.as_deref() != Some(meta) {
+            *begun = Some(Bytes::copy_from_slice(meta));
+        }
+    }
+
+    /// Whether what a bookmark stands for is surely there: Sidebolt has seen a newer one of the same database.
+    pub(crate) fn has_reached(&self, bookmark: &Bookmark) -> bool {
+        self.newest.lock().as_ref().is_some_and(|(newest, _)| {
+            newest.database == bookmark.database && newest.transaction >= bookmark.transaction
+        })
+    }
+
+    /// A bookmark that Neo4j gave.
+    pub(crate) fn reached(&self, text: &str) {
+        let Some(bookmark) = Bookmark::parse(text) else { return };
+        let mut newest = self.newest.lock();
+        let older = newest.as_ref().is_none_or(|(known, _)| {
+            known.database != bookmark.database || known.transaction < bookmark.transaction
+        });
+        if older {
+            *newest = Some((bookmark, text.into()));
+        }
+    }
+
+    /// The newest bookmark that Neo4j gave.
+    pub(super) fn newest(&self) -> Option<Arc<str>> {
+        self.newest.lock().as_ref().map(|(_, text)| Arc::clone(text))
+    }
+
+    /// Neo4j may have been set back: what it gave before says nothing.
+    pub(super) fn forget_bookmark(&self) {
+        *self.newest.lock() = None;
+    }
+
+    /// What is known of a text in this lane.
+    pub(crate) fn knowledge<T>(&self, statement: &Arc<Statement>, look: impl FnOnce(&mut Knowledge) -> T) -> T {
+        look(self.texts.lock().of(statement))
+    }
+
+    /// True if nothing runs or waits, and nothing did lately.
+    pub(super) fn is_forgotten(&self, after: Duration) -> bool {
+        let state = self.state.lock();
+        state.queue.is_empty()
+            && state.batches.is_empty()
+            && state.singles.is_empty()
+            && state.used.is_none_or(|used| used.elapsed() > after)
+    }
+
+    /// Rows that a batch may have now, and writes that wait.
+    pub(super) fn counts(&self, start: usize, most: usize) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.pace.rows(start, most), state.queue.len())
+    }
+
+    /// The database that it writes to, if its clients name one.
+    pub(crate) fn database(&self) -> Option<&str> {
+        MapView::parse(&self.begin).ok().and_then(|begin| begin.string("db"))
+    }
+}

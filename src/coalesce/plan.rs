@@ -1,0 +1,135 @@
+//! Which member of a batch runs in which statement.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bolt_wire::packstream::encode;
+use bolt_wire::{Tag, chunk};
+use bytes::{BufMut, BytesMut};
+
+use super::lane::Lane;
+use super::member::Member;
+use crate::statement::{Class, Shape, Statement, Way};
+use crate::upstream::Connection;
+
+/// Fewer rows of one text run as they are: their statement would cost no less.
+const ROWS: usize = 3;
+
+/// The members of a transaction, and the statements that they become.
+pub(super) struct Plan {
+    pub(super) members: Vec<Member>,
+    pub(super) segments: Vec<Segment>,
+}
+
+/// One statement of a batch.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    /// Its members.
+    pub(super) range: Range<usize>,
+    /// True: one statement of the shape for all; false: one member's own.
+    pub(super) derived: bool,
+}
+
+/// The shape of a statement, if it has one.
+pub(super) fn shape(statement: &Statement) -> Option<&Shape> {
+    match &statement.class {
+        Class::Write { shape: Ok(shape) } => Some(shape),
+        _ => None,
+    }
+}
+
+impl Plan {
+    /// Sorts members so that batches lock in the same order, and gathers rows of one text.
+    pub(super) fn of(lane: &Lane, mut members: Vec<Member>, derive: bool) -> Self {
+        let texts = |member: &Member| match shape(&member.write.statement) {
+            Some(shape) if member.write.key.is_some() => Some((shape.name.clone(), member.write.statement.text.clone())),
+            _ => None,
+        };
+        members.sort_by_cached_key(|member| {
+            // What has no key keeps the order in which it came, behind all that has one.
+            let keyed = texts(member);
+            (keyed.is_none(), keyed, member.write.key.clone().filter(|_| texts(member).is_some()))
+        });
+        let mut segments = Vec::new();
+        let mut start = 0;
+        while let Some(first) = members.get(start) {
+            let alike = |member: &&Member| {
+                Arc::ptr_eq(&member.write.statement, &first.write.statement)
+                    && member.write.key.is_some()
+                    && member.write.fetch == Tag::PULL
+            };
+            let rows = members.iter().skip(start).take_while(alike).count();
+            let derived = derive
+                && rows >= ROWS
+                && shape(&first.write.statement).is_some_and(|shape| way_exists(shape))
+                && lane.knowledge(&first.write.statement, |knowledge| knowledge.derives());
+            if derived {
+                segments.push(Segment { range: start..start + rows, derived: true });
+                start += rows;
+            } else {
+                let end = start + rows.max(1);
+                segments.extend((start..end).map(|at| Segment { range: at..at + 1, derived: false }));
+                start = end;
+            }
+        }
+        Self { members, segments }
+    }
+
+    /// Queues the statements.
+    pub(super) fn queue(&self, connection: &mut Connection) {
+        for segment in &self.segments {
+            let Some(members) = self.members.get(segment.range.clone()) else { continue };
+            let Some(first) = members.first() else { continue };
+            let (fetch, everything) = if segment.derived {
+                connection.queue_with(Tag::RUN, false, |out| put_rows(members, out));
+                (Tag::PULL, -1)
+            } else {
+                connection.queue_with(Tag::RUN, false, |out| put_run(first, out));
+                (first.write.fetch, -1)
+            };
+            connection.queue_with(fetch, false, |out| {
+                chunk::put_message(out, |out| {
+                    encode::struct_header(fetch.0, 1, out);
+                    encode::map_header(1, out);
+                    encode::string("n", out);
+                    encode::integer(everything, out);
+                });
+            });
+        }
+    }
+}
+
+/// Whether the servers that are supported can run the shape's statement: all of them can.
+fn way_exists(shape: &Shape) -> bool {
+    matches!(shape.way, Way::Unwind | Way::Rows)
+}
+
+/// RUN of one member's own text.
+fn put_run(member: &Member, out: &mut BytesMut) {
+    chunk::put_message(out, |out| {
+        encode::struct_header(Tag::RUN.0, 3, out);
+        encode::string(&member.write.statement.text, out);
+        out.put_slice(&member.write.parameters);
+        encode::map_header(0, out);
+    });
+}
+
+/// RUN of a shape's statement for many.
+fn put_rows(members: &[Member], out: &mut BytesMut) {
+    let Some(shape) = members.first().and_then(|member| shape(&member.write.statement)) else { return };
+    chunk::put_message(out, |out| {
+        encode::struct_header(Tag::RUN.0, 3, out);
+        encode::string(&shape.batch, out);
+        encode::map_header(1, out);
+        encode::string("rows", out);
+        encode::list_header(members.len(), out);
+        for (number, member) in members.iter().enumerate() {
+            encode::map_header(2, out);
+            encode::string("i", out);
+            encode::integer(number as i64, out);
+            encode::string("p", out);
+            out.put_slice(&member.write.parameters);
+        }
+        encode::map_header(0, out);
+    });
+}

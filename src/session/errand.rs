@@ -1,0 +1,243 @@
+//! Writes that may join a batch: handed in, waited for, or run alone with an eye on what they teach.  [hot path]
+
+use std::sync::Arc;
+
+use bolt_wire::Tag;
+use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
+use bolt_wire::message::request::only_map;
+use bolt_wire::message::{Outcome, Run, Summary};
+use bolt_wire::packstream::{MapEdit, MapView, Walker};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::time::Instant;
+
+use super::filter::inherited_keys;
+use super::{End, Session, Step};
+use crate::coalesce::{Bookmark, Lane, LaneKey, Reply, Submitted, Turn, Waiting, Write};
+use crate::statement::{Class, Statement};
+use crate::upstream::{Access, Need};
+
+/// A write that its session runs itself, and what group commit learns from it.
+pub(super) struct Errand {
+    lane: Arc<Lane>,
+    statement: Arc<Statement>,
+    /// The lane's turn, if it has one: given back with the errand.
+    _turn: Option<Turn>,
+    /// RUN's metadata, if the run is to teach what answers look like.
+    run: Option<Vec<u8>>,
+    /// Records that have come.
+    pub(super) records: u64,
+}
+
+/// The lane that the last write took, and what it was chosen by.
+pub(super) struct LaneMemo {
+    begin: Box<[u8]>,
+    lane: Arc<Lane>,
+}
+
+/// What came of a write.
+pub(super) enum Joined {
+    /// It was answered or taken back: its messages are gone.
+    Done,
+    /// The session relays it.
+    Relay(Option<Box<Errand>>),
+}
+
+/// A write that may join, with what it needs for that.
+struct Candidate {
+    lane: Arc<Lane>,
+    write: Write,
+    /// Bytes of its two messages.
+    wire: usize,
+}
+
+/// Keys of RUN's metadata that a group can carry for its members.
+const CARRIED: [&str; 6] = ["db", "mode", "tx_timeout", "tx_metadata", "bookmarks", "sidebolt"];
+
+impl Session {
+    /// Sees whether the RUN at the start of `inbuf` may join a batch, and if so waits for its answer.
+    pub(super) async fn join(&mut self, extent: Extent) -> Step<Joined> {
+        let Some(candidate) = self.candidate(extent) else { return Ok(Joined::Relay(None)) };
+        let Candidate { lane, write, wire } = candidate;
+        let statement = Arc::clone(&write.statement);
+        let metrics = &self.shared.metrics.coalesce;
+        let longest = self.shared.config.load().coalesce.max_statement_time;
+        if let Some(why) = lane.knowledge(&statement, |knowledge| knowledge.objection(&statement, longest)) {
+            metrics.relayed.with_label_values(&[why]).inc();
+            return Ok(Joined::Relay(Some(Errand::new(lane, statement, None))));
+        }
+        let waiting = match lane.submit(&self.shared, write) {
+            Submitted::Alone(turn) => {
+                metrics.alone.inc();
+                return Ok(Joined::Relay(Some(Errand::new(lane, statement, Some(turn)))));
+            }
+            Submitted::Full => {
+                metrics.relayed.with_label_values(&["coalesce.max_waiting writes wait already"]).inc();
+                return Ok(Joined::Relay(None));
+            }
+            Submitted::Waiting(waiting) => waiting,
+        };
+        // Waiting has a large state, and a session at rest is not to carry it.
+        Box::pin(self.wait_for_batch(lane, statement, waiting, wire)).await
+    }
+
+    async fn wait_for_batch(
+        &mut self,
+        lane: Arc<Lane>,
+        statement: Arc<Statement>,
+        waiting: Waiting,
+        wire: usize,
+    ) -> Step<Joined> {
+        let asked = Instant::now();
+        let Waiting { reply, claim } = waiting;
+        let reply = match self.wait_for(reply, Some(&claim)).await? {
+            None => return Ok(Joined::Done),
+            Some(reply) => reply.unwrap_or(Reply::Unknown),
+        };
+        let (answer, failed) = match reply {
+            Reply::Alone(turn) => return Ok(Joined::Relay(Some(Errand::new(lane, statement, turn)))),
+            Reply::Unknown => {
+                self.shared.metrics.lost.inc();
+                return Err(End::UpstreamLost);
+            }
+            Reply::Answer(answer) => (answer, false),
+            Reply::Refused(answer) => (answer, true),
+            Reply::Given(_) => (Default::default(),true),
+        };
+        self.inbuf.advance(wire);
+        self.telemetry = None;
+        self.own_answers().put_slice(&answer);
+        let metrics = &self.shared.metrics;
+        metrics.exchange_seconds.observe(asked.elapsed().as_secs_f64());
+        metrics.finished(Tag::RUN, failed, false);
+        if failed {
+            self.machine.refused();
+        }
+        Ok(Joined::Done)
+    }
+
+    /// Looks at the RUN at the start of `inbuf`: is it a write that a group can carry, and is all of it here?
+    fn candidate(&mut self, extent: Extent) -> Option<Candidate> {
+        let shared = Arc::clone(&self.shared);
+        let config = shared.config.load();
+        let config = &config.coalesce;
+        if !config.enabled || extent.payload > config.max_parameters {
+            return None;
+        }
+        let rest = self.inbuf.get(extent.wire..)?;
+        let (behind, fetch, records) = fetch(rest)?;
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, extent, &mut scratch);
+        let run = Run::parse(payload).ok()?;
+        if run.extra.string("mode") == Some("r") || MapView::parse(run.parameters).is_err() {
+            return None;
+        }
+        let statement = shared.coalescer.statements.get(run.text);
+        let Class::Write { shape } = &statement.class else { return None };
+        let carried = |name: &str| CARRIED.contains(&name) || name.starts_with("notifications_");
+        if run.extra.iter().any(|(name, _)| !carried(name)) {
+            return None;
+        }
+        let key = shape.as_ref().ok().and_then(|shape| Write::row_key(&statement, shape, run.parameters));
+        let parameters = Bytes::copy_from_slice(run.parameters);
+        let mut extra = BytesMut::new();
+        MapEdit::removing(&["bookmarks"]).apply(&run.extra, &mut extra);
+        let bookmarks = bookmarks(&run.extra);
+        let lane = self.lane_for(&extra)?;
+        let bookmarks = bookmarks?;
+        if !bookmarks.iter().all(|bookmark| lane.has_reached(bookmark)) {
+            return None;
+        }
+        let write = Write { statement, parameters, fetch, records, bookmarked: !bookmarks.is_empty(), key };
+        Some(Candidate { lane, write, wire: extent.wire + behind })
+    }
+
+    /// The lane of a write with this metadata (RUN's or BEGIN's, without bookmarks).
+    fn lane_for(&mut self, extra: &[u8]) -> Option<Arc<Lane>> {
+        let principal = self.principal.as_ref()?;
+        if let Some(memo) = &self.lane
+            && *memo.begin == *extra
+        {
+            return Some(Arc::clone(&memo.lane));
+        }
+        let map = MapView::parse(extra).ok()?;
+        let begin = inherited_keys(self.version(), &self.profile.filter, &map);
+        let key = LaneKey { principal: principal.id, connection: (*self.key).clone(), managed: false, begin };
+        let need = || Need {
+            key: Arc::clone(&self.key),
+            principal: Arc::clone(principal),
+            access: Access { write: true, database: map.string("db").map(Into::into), ..Access::default() },
+        };
+        let lane = self.shared.coalescer.lane(key, need)?;
+        self.lane = Some(Box::new(LaneMemo { begin: extra.into(), lane: Arc::clone(&lane) }));
+        Some(lane)
+    }
+
+    /// A write that ran alone is over.
+    pub(super) fn end_errand(&mut self, failed: bool) {
+        let Some(errand) = self.errand.take() else { return };
+        if !failed {
+            let took = self.exchange.leased.elapsed();
+            errand.lane.knowledge(&errand.statement, |knowledge| knowledge.took(took));
+        }
+    }
+}
+
+impl Errand {
+    /// An answer of Neo4j's to it; false if it is no errand any longer.
+    pub(super) fn note(&mut self, tag: Tag, summary: &Summary<'_>, payload: &[u8]) -> bool {
+        let meta = payload.get(2..).unwrap_or_default();
+        match (tag, summary.outcome) {
+            (Tag::RUN, Outcome::Success { .. }) => {
+                if let Some(run) = &mut self.run {
+                    run.extend_from_slice(meta);
+                }
+                true
+            }
+            (Tag::PULL, Outcome::Success { has_more: false }) => {
+                if let Some(bookmark) = summary.meta.string("bookmark") {
+                    self.lane.reached(bookmark);
+                }
+                if let Some(run) = self.run.take() {
+                    let records = self.records > 0;
+                    self.lane.knowledge(&self.statement, |knowledge| knowledge.learn(&run, meta, records));
+                }
+                true
+            }
+            // A result that stays open is its client's to read, in its own time: others do not wait for it.
+            _ => false,
+        }
+    }
+
+    fn new(lane: Arc<Lane>, statement: Arc<Statement>, turn: Option<Turn>) -> Box<Self> {
+        let teaches = lane.knowledge(&statement, |knowledge| knowledge.wants_lesson());
+        Box::new(Self { lane, statement, _turn: turn, run: teaches.then(Vec::new), records: 0 })
+    }
+}
+
+/// The PULL or DISCARD at the start of `buf`: its bytes, which it is, and how many records it asks for. Only one that takes all there is,
+/// of the last result, can be answered by a batch.
+fn fetch(buf: &[u8]) -> Option<(usize, Tag, i64)> {
+    let Found::Message(extent) = MessageScanner::default().scan(buf) else { return None };
+    let tag = chunk::peek_tag(buf).filter(|tag| matches!(*tag, Tag::PULL | Tag::DISCARD))?;
+    let mut scratch = BytesMut::new();
+    let map = only_map(chunk::payload(buf, extent, &mut scratch)).ok()?;
+    let mut records = None;
+    for (name, value) in map.iter() {
+        let value = Walker::new(value).integer().ok()?;
+        match name {
+            "n" => records = Some(value).filter(|n| *n == -1 || *n > 0),
+            "qid" if value == -1 => {}
+            _ => return None,
+        }
+    }
+    let records = records.filter(|n| tag == Tag::PULL || *n == -1)?;
+    Some((extent.wire, tag, records))
+}
+
+/// The bookmarks of a request; none if they are not of the usual form.
+fn bookmarks(extra: &MapView<'_>) -> Option<Vec<Bookmark>> {
+    let Some(list) = extra.get("bookmarks") else { return Some(Vec::new()) };
+    let mut walker = Walker::new(list);
+    let items = walker.list_header().ok()?;
+    (0..items).map(|_| Bookmark::parse(walker.string().ok()?)).collect()
+}
