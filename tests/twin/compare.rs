@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::ValueEnum as _;
 
-use crate::round::{Round, pool};
+use crate::round::{Pool, Round};
 use crate::sides::{Servers, Sides};
 use crate::tally::Tally;
 use crate::wrong::{Fault, Wrong};
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     let started = Instant::now();
     let mut sides = Sides::start(&args.servers).await?;
     let mut tally = Tally::default();
-    let pool = pool(args.seed);
+    let pool = Pool::new(args.seed);
     let mut shown = Instant::now();
     for number in args.round.unwrap_or(0).. {
         let round = Round::random(args.seed, number, &pool, &sides.versions);
@@ -71,7 +71,7 @@ pub(crate) struct CheckArgs {
 pub(crate) async fn check(args: CheckArgs) -> Result<bool> {
     const ROUNDS: u64 = 60;
     let mut sides = Sides::start(&args.servers).await?;
-    let pool = pool(args.seed);
+    let pool = Pool::new(args.seed);
     let mut kept = true;
     println!("| fault | clients with keys of their own | clients with the same keys |\n|---|---|---|");
     for fault in Fault::value_variants() {

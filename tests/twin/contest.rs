@@ -1,7 +1,7 @@
 //! Rounds in which all clients want the same keys: no answer can be foretold, but all of them together obey a serial order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bolt_wire::Version;
@@ -13,6 +13,9 @@ use crate::graph::Graph;
 use crate::plan::{Ask, Extra};
 use crate::wire::{Connection, Endpoint, Reply};
 
+/// What Count's clients read with.
+const READ: &str = "MATCH (n:TwU {id: $id}) RETURN n.c AS c";
+
 /// What the clients fight for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Contest {
@@ -22,6 +25,8 @@ pub(crate) enum Contest {
     Link,
     /// Who creates what is unique.
     Create,
+    /// Who is the first to set a property that is unique and no key.
+    Mail,
     /// Nobody: each creates nodes of its own under the same key.
     Free,
     /// Who writes last.
@@ -87,9 +92,10 @@ pub(crate) struct Match {
 impl Match {
     /// A random round.
     pub(crate) fn random(random: &mut Rng, versions: &[Version]) -> Self {
-        use Contest::{Churn, Count, Create, Free, Last, Link};
-        let contest =
-            *random.choice(&[Count, Count, Count, Link, Create, Free, Last, Last, Churn]).unwrap_or(&Count);
+        use Contest::{Churn, Count, Create, Free, Last, Link, Mail};
+        let contest = *random
+            .choice(&[Count, Count, Count, Link, Create, Mail, Free, Last, Last, Churn])
+            .unwrap_or(&Count);
         let clients = *random.choice(&[2_usize, 8, 16, 32, 64]).unwrap_or(&8);
         let (keys, texts) = (random.i64(1..8), contest.texts());
         let texts: Vec<_> = (0..random.usize(1..4)).map(|_| texts[random.usize(0..texts.len())]).collect();
@@ -158,8 +164,8 @@ impl Match {
 
     /// What all answers of one key say together, and what the graph says.
     async fn of_key(&self, key: i64, entries: &[&Entry], graph: &mut Graph) -> Result<Vec<String>> {
-        let done: Vec<&Entry> =
-            entries.iter().copied().filter(|entry| matches!(entry.outcome, Outcome::Done { .. })).collect();
+        let done = entries.iter().copied().filter(|entry| matches!(entry.outcome, Outcome::Done { .. }));
+        let (reads, done): (Vec<&Entry>, Vec<&Entry>) = done.partition(|entry| entry.op.text == READ);
         let created: i64 =
             done.iter().map(|e| e.stat("nodes-created") + e.stat("relationships-created")).sum();
         let deleted: i64 = done.iter().map(|e| e.stat("nodes-deleted")).sum();
@@ -182,8 +188,9 @@ impl Match {
                 let writes = i64::try_from(done.len())?;
                 demand(counted == writes, format!("counted {counted} of {writes} acknowledged writes"));
                 problems.extend(out_of_order(key, &done));
+                problems.extend(unseen(key, &reads, &done));
             }
-            Contest::Create => {
+            Contest::Create | Contest::Mail => {
                 demand(
                     done.len() == usize::from(!entries.is_empty()),
                     format!("{} of them created it", done.len()),
@@ -244,6 +251,22 @@ fn out_of_order(key: i64, done: &[&Entry]) -> Vec<String> {
     problems
 }
 
+/// A read sees every write that ended before it began, and none that began after its end.
+fn unseen(key: i64, reads: &[&Entry], done: &[&Entry]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for read in reads {
+        let least = done.iter().filter(|write| write.ended < read.started).count() as i64;
+        let most = done.iter().filter(|write| write.started < read.ended).count() as i64;
+        let seen = read.counted().unwrap_or(0);
+        if seen < least || seen > most {
+            problems.push(format!(
+                "key {key}: a read saw {seen} writes, of {least} that were done and {most} begun"
+            ));
+        }
+    }
+    problems
+}
+
 /// What is left is what was written last: by a write that no other one followed.
 fn not_the_last(key: i64, found: &[Vec<Value>], done: &[&Entry]) -> Vec<String> {
     let Some(row) = found.first() else { return Vec::new() };
@@ -270,6 +293,7 @@ impl Contest {
                 "MERGE (n:TwU {id: $id}) SET n.c = coalesce(n.c, 0) + 1 RETURN n.c AS c",
                 "MERGE (n:TwU {id: $id}) SET n.c = coalesce(n.c, 0) + 1",
                 "MERGE (n:TwU {id: $id}) SET n.c = coalesce(n.c, 0) + 1 RETURN n",
+                READ,
             ],
             Self::Link => &[
                 "MATCH (a:TwU {id: $id}), (b:TwU {id: $id + 1}) MERGE (a)-[r:TW_R]->(b) \
@@ -282,6 +306,12 @@ impl Contest {
                 "CREATE (n:TwU {id: $id, by: $by})",
                 "CREATE (n:TwU {id: $id, by: $by}) RETURN n.by AS by",
                 "CREATE (n:TwU {id: $id}) SET n.by = $by",
+            ],
+            Self::Mail => &[
+                "MERGE (n:TwV {id: $by}) SET n.mail = $id, n.by = $by",
+                "MERGE (n:TwV {id: $by}) SET n.by = $by, n.mail = $id RETURN n.by AS by",
+                "MERGE (n:TwV {id: $by}) SET n += $mail RETURN n.by AS by",
+                "CREATE (n:TwV {id: $by, mail: $id, by: $by})",
             ],
             Self::Free => &[
                 "CREATE (n:TwN {id: $id, by: $by})",
@@ -305,6 +335,7 @@ impl Contest {
             Self::Count => (2, 1),
             Self::Link => (1, 1),
             Self::Create => (2, 2),
+            Self::Mail => (3, 2),
             Self::Free if text.contains("$props") => (3, 3),
             Self::Free => (2, 2),
             Self::Last => (3, 2),
@@ -319,6 +350,7 @@ impl Contest {
                 format!("MATCH (a:TwU {{id: {key}}})-[r:TW_R]->(b:TwU {{id: {key} + 1}}) RETURN r.c")
             }
             Self::Count => format!("MATCH (n:TwU {{id: {key}}}) RETURN n.c"),
+            Self::Mail => format!("MATCH (n:TwV {{mail: {key}}}) RETURN n.by"),
             Self::Free => format!("MATCH (n:TwN {{id: {key}}}) RETURN n.by"),
             _ => format!("MATCH (n:TwU {{id: {key}}}) RETURN n.by, n.v"),
         }
@@ -329,11 +361,14 @@ impl Contest {
         let Outcome::Done { stats, row } = &entry.outcome else {
             let Outcome::Failed(code) = &entry.outcome else { return None };
             let expected = code.starts_with("Neo.TransientError.")
-                || self == Self::Create && code == "Neo.ClientError.Schema.ConstraintValidationFailed"
+                || matches!(self, Self::Create | Self::Mail) && code == "Neo.ClientError.Schema.ConstraintValidationFailed"
                 // Somebody else deleted the node meanwhile.
                 || self == Self::Churn && code == "Neo.ClientError.Statement.EntityNotFound";
             return (!expected).then(|| format!("{:?} failed with {code}", entry.op));
         };
+        if entry.op.text == READ {
+            return (!stats.is_empty()).then(|| format!("a read was told {stats:?}"));
+        }
         let made = entry.stat("nodes-created") + entry.stat("relationships-created");
         let (creating, other) = self.expected(entry.op.text);
         let properties = if made > 0 { creating } else { other };
@@ -398,17 +433,18 @@ async fn client(endpoint: Endpoint, version: Version, work: Vec<Work>) -> Vec<En
 
 /// Sends one operation until it is done or refused for good; true if the connection is gone.
 async fn send(connection: &mut Connection, way: Way, ops: &[Op], entries: &mut Vec<Entry>) -> bool {
-    for _ in 0..50 {
+    /// Attempts at a transaction; then its transient error counts as a refusal, as it does for a driver.
+    const ATTEMPTS: u32 = 12;
+    let transient =
+        |o: &Outcome| matches!(o, Outcome::Failed(code) if code.starts_with("Neo.TransientError."));
+    for number in 1.. {
         let started = Instant::now();
         let attempt = attempt(connection, way, ops).await;
         let ended = Instant::now();
-        let outcomes = match attempt {
-            Ok(outcomes) => outcomes,
-            Err(why) => vec![Outcome::Broken(why.clone()); ops.len()],
-        };
-        let transient =
-            |o: &Outcome| matches!(o, Outcome::Failed(code) if code.starts_with("Neo.TransientError."));
-        if way != Way::Auto && outcomes.iter().any(transient) {
+        let outcomes = attempt.unwrap_or_else(|why| vec![Outcome::Broken(why); ops.len()]);
+        if way != Way::Auto && number < ATTEMPTS && outcomes.iter().any(transient) {
+            let longest = Duration::from_millis(4 << number.min(7));
+            tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
             continue;
         }
         let broken = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Broken(_)));
@@ -417,9 +453,6 @@ async fn send(connection: &mut Connection, way: Way, ops: &[Op], entries: &mut V
         }
         return broken;
     }
-    let now = Instant::now();
-    let outcome = Outcome::Broken("fifty transient errors in a row".to_owned());
-    entries.push(Entry { op: ops[0].clone(), started: now, ended: now, outcome });
     false
 }
 
@@ -427,7 +460,9 @@ async fn send(connection: &mut Connection, way: Way, ops: &[Op], entries: &mut V
 async fn attempt(connection: &mut Connection, way: Way, ops: &[Op]) -> Result<Vec<Outcome>, String> {
     let run = |op: &Op| {
         let props = Value::map([("v", Value::Integer(op.by)), ("by", Value::Integer(op.by))]);
-        let parameters = [("id", Value::Integer(op.key)), ("by", Value::Integer(op.by)), ("props", props)];
+        let mail = Value::map([("mail", Value::Integer(op.key)), ("by", Value::Integer(op.by))]);
+        let own = [("id", Value::Integer(op.key)), ("by", Value::Integer(op.by))];
+        let parameters = own.into_iter().chain([("props", props), ("mail", mail)]);
         Ask::Run(op.text.to_owned(), Value::map(parameters), Extra::none())
     };
     let begin = Ask::Begin(Extra::none());

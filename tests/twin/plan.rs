@@ -73,10 +73,11 @@ impl Unit {
             let (text, parameters, _) = one(random);
             Ask::Run(text, parameters, extra)
         };
-        match random.u8(0..100) {
+        let way = if space.calm && random.u8(0..3) > 0 { 0 } else { random.u8(0..100) };
+        match way {
             0..=49 => {
                 let (text, parameters, reads) = one(random);
-                Self::auto(Ask::Run(text, parameters, extra(reads, space, random)), random)
+                Self::auto(Ask::Run(text, parameters, extra(reads, space, random)), space, random)
             }
             50..=62 => {
                 let begin = Ask::Begin(extra(false, space, random));
@@ -101,8 +102,8 @@ impl Unit {
     }
 
     /// `session.run`: RUN and what follows it.
-    fn auto(run: Ask, random: &mut Rng) -> Self {
-        let (way, steps) = match random.u8(0..20) {
+    fn auto(run: Ask, space: Space, random: &mut Rng) -> Self {
+        let (way, steps) = match random.u8(0..if space.calm { 12 } else { 20 }) {
             0..=9 => {
                 let burst = Step::Burst(vec![Ask::Telemetry(2), run, Ask::Pull(1000)]);
                 ("session.run", vec![burst, Step::Rest(1000)])
@@ -197,6 +198,9 @@ impl Extra {
 /// Options: none mostly, sometimes some that a session or a transaction may have, seldom wrong ones.
 fn extra(reads: bool, space: Space, random: &mut Rng) -> Extra {
     let mut extra = Extra::none();
+    if space.calm && random.u8(0..30) > 0 {
+        return extra;
+    }
     let mut put = |name: &str, value: Value| extra.entries.push((name.to_owned(), value));
     match random.u8(0..100) {
         0..=2 => put("tx_metadata", Value::map([("app", "twin".into()), ("n", Value::Integer(1))])),

@@ -17,9 +17,18 @@ use crate::values::Space;
 use crate::wire::Endpoint;
 
 /// The texts that come again and again in one run.
-pub(crate) fn pool(seed: u64) -> Vec<Statement> {
-    let mut random = Rng::with_seed(seed);
-    (0..250).map(|_| Statement::random(&mut random)).collect()
+pub(crate) struct Pool {
+    any: Vec<Statement>,
+    shaped: Vec<Statement>,
+}
+
+impl Pool {
+    /// That of a seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let any = (0..150).map(|_| Statement::random(&mut random)).collect();
+        Self { any, shaped: (0..150).map(|_| Statement::shaped(&mut random)).collect() }
+    }
 }
 
 /// One round.
@@ -32,20 +41,30 @@ pub(crate) enum Round {
 
 impl Round {
     /// The round of a seed with this number.
-    pub(crate) fn random(seed: u64, number: u64, pool: &[Statement], versions: &[Version]) -> Self {
+    pub(crate) fn random(seed: u64, number: u64, pool: &Pool, versions: &[Version]) -> Self {
         let mut random = Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(number));
         if Self::is_together(number) {
             return Self::Together(Match::random(&mut random, versions));
         }
-        let clients = *random.choice(&[1_u16, 2, 4, 8, 16, 24, 32, 48, 64]).unwrap_or(&8);
         // Few texts at a time, so that many clients send the same ones.
-        let few = random.usize(2..12);
-        let mut hot: Vec<Statement> = (0..few).filter_map(|_| random.choice(pool).cloned()).collect();
-        hot.push(Statement::random(&mut random));
-        let units = (1000 / usize::from(clients)).clamp(12, 120);
+        let calm = number % 4 != 0;
+        let sizes: &[u16] = if calm { &[8, 16, 32, 48, 64, 64] } else { &[1, 2, 4, 8, 16, 32, 48, 64] };
+        let clients = *random.choice(sizes).unwrap_or(&8);
+        let few = if calm { random.usize(1..4) } else { random.usize(2..12) };
+        let (texts, fresh) = if calm {
+            (&pool.shaped, Statement::shaped(&mut random))
+        } else {
+            (&pool.any, Statement::random(&mut random))
+        };
+        let mut hot: Vec<Statement> = (0..few).filter_map(|_| random.choice(texts).cloned()).collect();
+        if !calm || random.bool() {
+            hot.push(fresh);
+        }
+        let one = (calm && random.u8(0..3) > 0).then(|| random.usize(0..versions.len()));
+        let units = (1000 / usize::from(clients)).clamp(16, 120);
         let script = |client| {
-            let version = versions[random.usize(0..versions.len())];
-            let space = Space { client, version };
+            let version = versions[one.unwrap_or_else(|| random.usize(0..versions.len()))];
+            let space = Space { client, version, calm };
             let units = (0..units).map(|_| Unit::random(&hot, space, &mut random)).collect();
             Script { version, units }
         };

@@ -16,7 +16,10 @@ pub(crate) struct Servers {
     /// Neo4j's version, one of tests/rig/versions.
     #[arg(long, default_value = "5.26.30")]
     pub(crate) version: String,
-    /// A running and empty Neo4j, host:port, for both sides, instead of two of this run's own. All it holds is deleted.
+    /// 2: a server for each side; 1: one for both, which take turns with it, and which plans each text only once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    servers: u8,
+    /// A running and empty Neo4j, host:port, for both sides, instead of this run's own. All it holds is deleted.
     #[arg(long, env = "TWIN_NEO4J")]
     pub(crate) neo4j: Option<String>,
     /// The password of its user neo4j.
@@ -67,10 +70,12 @@ impl Sides {
             None => {
                 let mut options = vec!["--heap", &servers.heap];
                 NEO4J_SETTINGS.iter().for_each(|setting| options.extend(["--set", setting]));
-                for _ in 0..2 {
+                for _ in 0..servers.servers {
                     own.push(Neo4j::start(&servers.version, &options)?);
                 }
-                (own[0].endpoint.clone(), own[1].endpoint.clone())
+                let of = |place: usize| own.get(place).map(|neo4j| neo4j.endpoint.clone());
+                let direct = of(0).context("a server")?;
+                (direct.clone(), of(1).unwrap_or(direct))
             }
         };
         let sidebolt = Sidebolt::start(&servers.sidebolt, behind.address, &servers.config.join("\n"))?;

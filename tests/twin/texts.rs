@@ -39,6 +39,13 @@ impl Statement {
         Self { text, parameters: writer.parameters, reads }
     }
 
+    /// A statement that writes one node or one relationship, and that the server is likely to take.
+    pub(crate) fn shaped(random: &mut Rng) -> Self {
+        let mut writer = Writer { random, parameters: Vec::new() };
+        let text = if writer.random.u8(0..3) == 0 { writer.relationship() } else { writer.node() };
+        Self { text, parameters: writer.parameters, reads: false }
+    }
+
     /// The text and parameters that one client sends, now and then with one missing, wrong or too many.
     pub(crate) fn fill(&self, space: Space, random: &mut Rng) -> (String, Value) {
         let mut text = self.text.clone();
@@ -47,18 +54,22 @@ impl Statement {
         }
         let mut entries = Vec::new();
         for (name, kind) in &self.parameters {
-            let value = match random.u8(0..200) {
-                0 => continue,
-                1..=4 if !matches!(kind, Kind::Key | Kind::Mail) => space.any(random),
-                5..=7 => Value::Null,
-                _ => kind.value(space, random),
+            let loose = !matches!(kind, Kind::Key | Kind::Mail);
+            let value = if space.oddly(200, random) {
+                continue;
+            } else if loose && space.oddly(50, random) {
+                space.any(random)
+            } else if space.oddly(70, random) {
+                Value::Null
+            } else {
+                kind.value(space, random)
             };
             entries.push((name.clone(), value));
         }
         if random.u8(0..50) == 0 {
             entries.push(("unused".to_owned(), space.any(random)));
         }
-        if random.u8(0..250) == 0
+        if space.oddly(250, random)
             && let Some(twice) = entries.first().cloned()
         {
             entries.push(twice);

@@ -11,11 +11,21 @@ pub(crate) struct Space {
     pub(crate) client: u16,
     /// What the client speaks: it decides how a time with a zone is written.
     pub(crate) version: Version,
+    /// True if hardly anything is to fail: failures keep writes from being batched.
+    pub(crate) calm: bool,
 }
 
 impl Space {
+    /// True once in `often` times, and seldom if all is to be calm.
+    pub(crate) fn oddly(self, often: u16, random: &mut Rng) -> bool {
+        random.u16(0..often) == 0 && (!self.calm || random.u8(0..12) == 0)
+    }
+
     /// A key of this client: one of few, so that statements meet the same nodes again and again.
     pub(crate) fn key(self, random: &mut Rng) -> Value {
+        if self.calm && random.u8(0..24) > 0 {
+            return self.plain_key(random);
+        }
         let n = random.u8(0..6);
         match random.u8(0..100) {
             0..=54 => self.word(n).into(),
@@ -79,7 +89,7 @@ impl Space {
     /// Any value at all, for a property that has no constraint.
     pub(crate) fn any(self, random: &mut Rng) -> Value {
         // A new combination of types is a new plan, which costs the server as much as fifty statements.
-        if random.u8(0..4) > 0 {
+        if random.u8(0..if self.calm { 12 } else { 4 }) > 0 {
             return Value::Integer(i64::from(random.i8(..)));
         }
         match random.u8(0..100) {
@@ -135,10 +145,12 @@ impl Space {
 
     /// Properties for `+=` and `=`: small mostly, sometimes wrong, sometimes huge.
     pub(crate) fn properties(self, random: &mut Rng) -> Value {
-        match random.u8(0..60) {
-            0 => return self.any(random),
-            1 => return Value::Map(Vec::new()),
-            2 => return huge(random),
+        if self.oddly(60, random) {
+            return self.any(random);
+        }
+        match random.u8(0..if self.calm { 250 } else { 60 }) {
+            0 => return Value::Map(Vec::new()),
+            1 => return huge(random),
             _ => {}
         }
         let mut entries = Vec::new();
@@ -147,6 +159,9 @@ impl Space {
             if entries.iter().all(|(other, _)| other != name) {
                 entries.push((name.to_owned(), self.any(random)));
             }
+        }
+        if self.calm && random.u8(0..12) > 0 {
+            return Value::Map(entries);
         }
         match random.u8(0..48) {
             // A key twice: no driver sends it.
@@ -210,7 +225,7 @@ mod tests {
         let mut seen = std::collections::HashMap::new();
         for turn in 0..40_000_u16 {
             let client = turn % 64;
-            let key = Space { client, version: Version::V5_8 }.key(&mut random);
+            let key = Space { client, version: Version::V5_8, calm: false }.key(&mut random);
             // Cypher takes 1 and 1.0 for equal.
             let name = match &key {
                 Value::Null => continue,
