@@ -104,8 +104,10 @@ impl Match {
             by += 1;
             Op { text: texts[random.usize(0..texts.len())], key: random.i64(0..keys), by }
         };
+        // Versions do not share a batch.
+        let one = (random.u8(0..3) > 0).then(|| random.usize(0..versions.len()));
         let mut client = |_| {
-            let version = versions[random.usize(0..versions.len())];
+            let version = versions[one.unwrap_or_else(|| random.usize(0..versions.len()))];
             let work = (0..(500 / clients).clamp(8, 40)).map(|_| {
                 let ways = [Way::Auto, Way::Auto, Way::Auto, Way::Managed, Way::Query, Way::Pair];
                 let way = ways[random.usize(0..ways.len())];
@@ -322,7 +324,7 @@ impl Contest {
                 "MERGE (n:TwU {id: $id}) SET n.v = $by, n.by = $by",
                 "MERGE (n:TwU {id: $id}) SET n.v = $by, n.by = $by RETURN n.by AS by",
                 "MERGE (n:TwU {id: $id}) SET n += $props",
-                "MERGE (n:TwU {id: $id}) SET n += $props RETURN n.by AS by, n.v AS by",
+                "MERGE (n:TwU {id: $id}) SET n += $props RETURN n.v AS v, n.by AS by",
                 "MERGE (n:TwU {id: $id}) ON CREATE SET n += $props ON MATCH SET n += $props",
             ],
             Self::Churn => &["MERGE (n:TwU {id: $id})", "MATCH (n:TwU {id: $id}) DELETE n"],

@@ -5,7 +5,7 @@ use bolt_wire::version::NotificationFilter;
 use fastrand::Rng;
 
 use crate::texts::Statement;
-use crate::values::Space;
+use crate::values::{Mood, Space};
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -73,7 +73,12 @@ impl Unit {
             let (text, parameters, _) = one(random);
             Ask::Run(text, parameters, extra)
         };
-        let way = if space.calm && random.u8(0..3) > 0 { 0 } else { random.u8(0..100) };
+        let plain = match space.mood {
+            Mood::Wild => false,
+            Mood::Calm => random.u8(0..3) > 0,
+            Mood::Strict => random.u8(0..12) > 0,
+        };
+        let way = if plain { 0 } else { random.u8(0..100) };
         match way {
             0..=49 => {
                 let (text, parameters, reads) = one(random);
@@ -103,7 +108,7 @@ impl Unit {
 
     /// `session.run`: RUN and what follows it.
     fn auto(run: Ask, space: Space, random: &mut Rng) -> Self {
-        let (way, steps) = match random.u8(0..if space.calm { 12 } else { 20 }) {
+        let (way, steps) = match random.u8(0..if space.calm() { 12 } else { 20 }) {
             0..=9 => {
                 let burst = Step::Burst(vec![Ask::Telemetry(2), run, Ask::Pull(1000)]);
                 ("session.run", vec![burst, Step::Rest(1000)])
@@ -198,7 +203,7 @@ impl Extra {
 /// Options: none mostly, sometimes some that a session or a transaction may have, seldom wrong ones.
 fn extra(reads: bool, space: Space, random: &mut Rng) -> Extra {
     let mut extra = Extra::none();
-    if space.calm && random.u8(0..30) > 0 {
+    if space.calm() && !space.oddly(3, random) {
         return extra;
     }
     let mut put = |name: &str, value: Value| extra.entries.push((name.to_owned(), value));

@@ -13,7 +13,7 @@ use crate::play::{LATE, Script, Seen, play};
 use crate::sides::Sides;
 use crate::tally::Tally;
 use crate::texts::Statement;
-use crate::values::Space;
+use crate::values::{Mood, Space};
 use crate::wire::Endpoint;
 
 /// The texts that come again and again in one run.
@@ -46,25 +46,31 @@ impl Round {
         if Self::is_together(number) {
             return Self::Together(Match::random(&mut random, versions));
         }
+        let mood = [Mood::Wild, Mood::Strict, Mood::Calm][(number % 4) as usize];
         // Few texts at a time, so that many clients send the same ones.
-        let calm = number % 4 != 0;
-        let sizes: &[u16] = if calm { &[8, 16, 32, 48, 64, 64] } else { &[1, 2, 4, 8, 16, 32, 48, 64] };
-        let clients = *random.choice(sizes).unwrap_or(&8);
-        let few = if calm { random.usize(1..4) } else { random.usize(2..12) };
-        let (texts, fresh) = if calm {
-            (&pool.shaped, Statement::shaped(&mut random))
-        } else {
-            (&pool.any, Statement::random(&mut random))
+        let (sizes, few): (&[u16], usize) = match mood {
+            Mood::Wild => (&[1, 2, 4, 8, 16, 32, 48, 64], random.usize(2..12)),
+            Mood::Calm => (&[8, 16, 32, 48, 64], random.usize(1..5)),
+            Mood::Strict => (&[32, 48, 64], random.usize(1..3)),
         };
+        let clients = *random.choice(sizes).unwrap_or(&8);
+        let texts = if mood == Mood::Wild { &pool.any } else { &pool.shaped };
         let mut hot: Vec<Statement> = (0..few).filter_map(|_| random.choice(texts).cloned()).collect();
-        if !calm || random.bool() {
-            hot.push(fresh);
+        match mood {
+            Mood::Wild => hot.push(Statement::random(&mut random)),
+            Mood::Calm => hot.push(Statement::shaped(&mut random)),
+            Mood::Strict => {}
         }
-        let one = (calm && random.u8(0..3) > 0).then(|| random.usize(0..versions.len()));
-        let units = (1000 / usize::from(clients)).clamp(16, 120);
+        // Versions do not share a batch.
+        let one = match mood {
+            Mood::Wild => None,
+            Mood::Calm => (random.u8(0..3) > 0).then(|| random.usize(0..versions.len())),
+            Mood::Strict => Some((number as usize / 4) % versions.len()),
+        };
+        let units = (1000 / usize::from(clients)).clamp(20, 120);
         let script = |client| {
             let version = versions[one.unwrap_or_else(|| random.usize(0..versions.len()))];
-            let space = Space { client, version, calm };
+            let space = Space { client, version, mood };
             let units = (0..units).map(|_| Unit::random(&hot, space, &mut random)).collect();
             Script { version, units }
         };

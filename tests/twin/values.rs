@@ -11,19 +11,40 @@ pub(crate) struct Space {
     pub(crate) client: u16,
     /// What the client speaks: it decides how a time with a zone is written.
     pub(crate) version: Version,
-    /// True if hardly anything is to fail: failures keep writes from being batched.
-    pub(crate) calm: bool,
+    /// How much is to go wrong.
+    pub(crate) mood: Mood,
+}
+
+/// How much is to go wrong in a round: failures keep writes from being batched.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Mood {
+    /// Anything, anyhow.
+    Wild,
+    /// Few failures and odd values, most writes auto-commit.
+    Calm,
+    /// What suits a batch, and a failure in hundreds.
+    Strict,
 }
 
 impl Space {
     /// True once in `often` times, and seldom if all is to be calm.
     pub(crate) fn oddly(self, often: u16, random: &mut Rng) -> bool {
-        random.u16(0..often) == 0 && (!self.calm || random.u8(0..12) == 0)
+        let seldom = match self.mood {
+            Mood::Wild => 1,
+            Mood::Calm => 12,
+            Mood::Strict => 60,
+        };
+        random.u16(0..often * seldom) == 0
+    }
+
+    /// True unless anything goes.
+    pub(crate) fn calm(self) -> bool {
+        self.mood > Mood::Wild
     }
 
     /// A key of this client: one of few, so that statements meet the same nodes again and again.
     pub(crate) fn key(self, random: &mut Rng) -> Value {
-        if self.calm && random.u8(0..24) > 0 {
+        if self.calm() && !self.oddly(2, random) {
             return self.plain_key(random);
         }
         let n = random.u8(0..6);
@@ -89,7 +110,7 @@ impl Space {
     /// Any value at all, for a property that has no constraint.
     pub(crate) fn any(self, random: &mut Rng) -> Value {
         // A new combination of types is a new plan, which costs the server as much as fifty statements.
-        if random.u8(0..if self.calm { 12 } else { 4 }) > 0 {
+        if random.u8(0..if self.calm() { 12 } else { 4 }) > 0 {
             return Value::Integer(i64::from(random.i8(..)));
         }
         match random.u8(0..100) {
@@ -148,7 +169,7 @@ impl Space {
         if self.oddly(60, random) {
             return self.any(random);
         }
-        match random.u8(0..if self.calm { 250 } else { 60 }) {
+        match random.u8(0..if self.calm() { 250 } else { 60 }) {
             0 => return Value::Map(Vec::new()),
             1 => return huge(random),
             _ => {}
@@ -160,7 +181,7 @@ impl Space {
                 entries.push((name.to_owned(), self.any(random)));
             }
         }
-        if self.calm && random.u8(0..12) > 0 {
+        if self.calm() && !self.oddly(2, random) {
             return Value::Map(entries);
         }
         match random.u8(0..48) {
@@ -225,7 +246,7 @@ mod tests {
         let mut seen = std::collections::HashMap::new();
         for turn in 0..40_000_u16 {
             let client = turn % 64;
-            let key = Space { client, version: Version::V5_8, calm: false }.key(&mut random);
+            let key = Space { client, version: Version::V5_8, mood: Mood::Wild }.key(&mut random);
             // Cypher takes 1 and 1.0 for equal.
             let name = match &key {
                 Value::Null => continue,
