@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
 use crate::transport::tls::{TlsAcceptor, TlsError};
 use crate::upstream::{Connector, Dialer, Identities, Upstream};
-use crate::{admin, session};
+use crate::{admin, indexes, session};
 
 /// How often pools are swept and the upstream is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -123,6 +123,7 @@ impl App {
             metrics,
             buffers,
             registry,
+            indexes: indexes::Known::default(),
             coalescer: Coalescer::new(),
         });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
@@ -134,6 +135,7 @@ impl App {
         }
         tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end.clone()));
         tokio::spawn(keep_warm(Arc::clone(&shared), end.clone()));
+        tokio::spawn(indexes::keep(Arc::clone(&shared), end.clone()));
         let sessions = TaskTracker::new();
         let handler = session_handler(Arc::clone(&shared));
         let accepting = tokio::spawn(listener.run(config, sessions.clone(), stop.clone(), handler));

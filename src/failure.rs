@@ -69,6 +69,15 @@ pub(crate) enum Refusal {
         /// What the last look said.
         reason: String,
     },
+    /// A transaction's write, run again without others that shared its commit, would be answered otherwise than it was.
+    #[error("the transaction's write was rolled back with one that shared its commit, and would be answered otherwise now")]
+    Outdated,
+    /// Transaction metadata has hints for Sidebolt that mean nothing.
+    #[error("the transaction metadata sidebolt has {found}, which means nothing")]
+    Hint {
+        /// What it has.
+        found: String,
+    },
     /// `auth.mode: service`, and the client has not shown the token.
     #[error("the credentials are not those of auth.client_token")]
     TokenMismatch,
@@ -88,6 +97,8 @@ impl Refusal {
             }
             Self::QueueFull { .. } => "try again later",
             Self::NoMember { .. } => "try again; if it stays, check the cluster",
+            Self::Outdated => "try again",
+            Self::Hint { .. } => "give {coalesce: 'off'}, {coalesce: 'exact'} or {coalesce: 'deferred'}",
             Self::TokenMismatch | Self::TokenRequired => "give the token as password or bearer credentials",
         }
     }
@@ -100,6 +111,8 @@ impl Refusal {
             Self::AcquisitionTimeout { .. } => "acquisition_timeout",
             Self::QueueFull { .. } => "queue_full",
             Self::NoMember { .. } => "no_member",
+            Self::Outdated => "outdated",
+            Self::Hint { .. } => "hint",
             Self::TokenMismatch => "token_mismatch",
             Self::TokenRequired => "token_required",
         }
@@ -115,6 +128,8 @@ impl Refusal {
     fn code(&self) -> (&'static str, &'static str) {
         match self {
             Self::TokenMismatch | Self::TokenRequired => (UNAUTHORIZED, UNAUTHORIZED_STATUS),
+            Self::Hint { .. } => ("Neo.ClientError.Statement.ArgumentError", "22N00"),
+            Self::Outdated => ("Neo.TransientError.Transaction.Outdated", "40000"),
             Self::Unreachable { .. }
             | Self::VersionUnsupported { .. }
             | Self::AcquisitionTimeout { .. }
@@ -139,7 +154,9 @@ impl Refusal {
                 database: "neo4j".to_owned(),
                 reason: "an election may be under way".to_owned(),
             },
-            Self::NoMember { .. } => Self::TokenMismatch,
+            Self::NoMember { .. } => Self::Outdated,
+            Self::Outdated => Self::Hint { found: "coalesce: 'never'".to_owned() },
+            Self::Hint { .. } => Self::TokenMismatch,
             Self::TokenMismatch => Self::TokenRequired,
             Self::TokenRequired => return None,
         })

@@ -9,6 +9,7 @@ mod coalesce;
 pub mod config;
 pub mod demo;
 mod failure;
+mod indexes;
 pub mod listener;
 pub mod logging;
 mod metrics;

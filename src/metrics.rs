@@ -70,6 +70,8 @@ pub(crate) struct Metrics {
     pub(crate) routing_refreshes: IntCounterVec,
     /// Servers listed in routing tables.
     pub(crate) routing_members: IntGaugeVec,
+    /// Indexes that are to be made sure of.
+    pub(crate) indexes: IntGaugeVec,
     /// Configuration reloads.
     pub(crate) reloads: IntGaugeVec,
     /// Group commit.
@@ -166,6 +168,7 @@ impl Metrics {
             lost: b.counter("sidebolt_upstream_lost_total", "Exchanges whose upstream connection was lost; their clients were closed."),
             routing_refreshes: b.counters("sidebolt_routing_refreshes_total", "Routing tables asked for, by outcome: success, refused (Neo4j said no), unusable (no table could be used), unreachable (no router answered).", &["outcome"]),
             routing_members: b.gauges("sidebolt_routing_members", "Distinct servers in the routing tables in use, by role (writer, reader, router).", &["role"]),
+            indexes: b.gauges("sidebolt_indexes", "Indexes and constraints listed in `indexes`, by state (missing, populating, online, failed).", &["state"]),
             reloads: b.gauges("sidebolt_config_reloads", "Configuration reloads since start, by outcome (applied, refused).", &["outcome"]),
             coalesce: CoalesceMetrics::new(&mut b),
             codes: Mutex::default(),

@@ -9,7 +9,7 @@ use crate::statement::{Amount, Counter, Shape, When};
 
 /// What a member was given by its statement, before COMMIT.
 #[derive(Debug, Default)]
-pub(super) struct Given {
+pub(crate) struct Given {
     /// Its records, as messages.
     pub(super) records: BytesMut,
     /// How many.
@@ -261,6 +261,11 @@ impl Given {
             }
         });
         out.freeze()
+    }
+
+    /// The answer inside a transaction, without times.
+    pub(crate) fn comparable(&self) -> Bytes {
+        self.answer(Form::Comparable)
     }
 
     /// RUN's answer, and `failure` (a FAILURE's payload) for PULL or DISCARD.

@@ -31,7 +31,7 @@ const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
 
 /// Why a transaction did not come about, and whose fault it was. Nothing of it is committed, except where it says so.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// It may go through next time: a deadlock, or a connection lost before COMMIT.
     Again(&'static str),
     /// This member's own statement failed.

@@ -165,10 +165,19 @@ impl Knowledge {
 
     /// A transaction that began with it did something else than COMMIT, or took its time.
     pub(crate) fn went_on(&mut self) {
+        self.stood_alone = 0;
+        self.strayed(1.0);
+    }
+
+    /// A transaction of it took its time to say COMMIT.
+    pub(super) fn was_late(&mut self) {
+        self.strayed(0.25);
+    }
+
+    fn strayed(&mut self, by: f64) {
         /// Such transactions that are too many.
         const TOO_MANY: f64 = 3.0;
-        self.stood_alone = 0;
-        self.went_on += 1.0;
+        self.went_on += by;
         if self.went_on > TOO_MANY {
             self.went_on = 0.0;
             self.leave_alone("its transactions go on, roll back or wait");

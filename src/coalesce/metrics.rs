@@ -2,6 +2,8 @@
 
 use prometheus::{Counter, Histogram, IntCounter, IntCounterVec, IntGauge};
 
+use super::member::Write;
+use super::plan::shape;
 use crate::metrics::Builder;
 use crate::statement::Kind;
 
@@ -52,6 +54,14 @@ impl CoalesceMetrics {
             waiting: b.gauge("sidebolt_coalesce_waiting", "Writes that wait for a batch."),
             lanes: b.gauge("sidebolt_coalesce_lanes", "Lanes: distinct users, databases and transaction options that write."),
         }
+    }
+}
+
+impl CoalesceMetrics {
+    /// Writes of a text that were sent behind their answers.
+    pub(crate) fn deferred(&self, write: &Write, rows: usize) {
+        let kind = shape(&write.statement).map_or("other", |shape| shape.kind.name());
+        self.rows.with_label_values(&["deferred", kind]).inc_by(rows as u64);
     }
 }
 

@@ -8,12 +8,12 @@ use bolt_wire::{Tag, chunk};
 use bytes::{BufMut, BytesMut};
 
 use super::lane::Lane;
-use super::member::Member;
+use super::member::{Member, Write};
 use crate::statement::{Class, Shape, Statement, Way};
 use crate::upstream::Connection;
 
 /// Fewer rows of one text run as they are: their statement would cost no less.
-const ROWS: usize = 3;
+pub(super) const ROWS: usize = 3;
 
 /// The members of a transaction, and the statements that they become.
 pub(super) struct Plan {
@@ -81,22 +81,25 @@ impl Plan {
             let Some(members) = self.members.get(segment.range.clone()) else { continue };
             let Some(first) = members.first() else { continue };
             let (fetch, everything) = if segment.derived {
-                connection.queue_with(Tag::RUN, false, |out| put_rows(members, out));
+                connection.queue_with(Tag::RUN, false, |out| put_rows(members.iter().map(|member| &member.write), out));
                 (Tag::PULL, -1)
             } else {
-                connection.queue_with(Tag::RUN, false, |out| put_run(first, out));
+                connection.queue_with(Tag::RUN, false, |out| put_run(&first.write, out));
                 (first.write.fetch, -1)
             };
-            connection.queue_with(fetch, false, |out| {
-                chunk::put_message(out, |out| {
-                    encode::struct_header(fetch.0, 1, out);
-                    encode::map_header(1, out);
-                    encode::string("n", out);
-                    encode::integer(everything, out);
-                });
-            });
+            connection.queue_with(fetch, false, |out| put_fetch(fetch, everything, out));
         }
     }
+}
+
+/// PULL or DISCARD.
+pub(super) fn put_fetch(fetch: Tag, records: i64, out: &mut BytesMut) {
+    chunk::put_message(out, |out| {
+        encode::struct_header(fetch.0, 1, out);
+        encode::map_header(1, out);
+        encode::string("n", out);
+        encode::integer(records, out);
+    });
 }
 
 /// Whether the servers that are supported can run the shape's statement: all of them can.
@@ -104,31 +107,31 @@ fn way_exists(shape: &Shape) -> bool {
     matches!(shape.way, Way::Unwind | Way::Rows)
 }
 
-/// RUN of one member's own text.
-fn put_run(member: &Member, out: &mut BytesMut) {
+/// RUN of one request's own text.
+pub(super) fn put_run(write: &Write, out: &mut BytesMut) {
     chunk::put_message(out, |out| {
         encode::struct_header(Tag::RUN.0, 3, out);
-        encode::string(&member.write.statement.text, out);
-        out.put_slice(&member.write.parameters);
+        encode::string(&write.statement.text, out);
+        out.put_slice(&write.parameters);
         encode::map_header(0, out);
     });
 }
 
-/// RUN of a shape's statement for many.
-fn put_rows(members: &[Member], out: &mut BytesMut) {
-    let Some(shape) = members.first().and_then(|member| shape(&member.write.statement)) else { return };
+/// RUN of a shape's statement for many requests of one text.
+pub(super) fn put_rows<'a>(writes: impl ExactSizeIterator<Item = &'a Write> + Clone, out: &mut BytesMut) {
+    let Some(shape) = writes.clone().next().and_then(|write| shape(&write.statement)) else { return };
     chunk::put_message(out, |out| {
         encode::struct_header(Tag::RUN.0, 3, out);
         encode::string(&shape.batch, out);
         encode::map_header(1, out);
         encode::string("rows", out);
-        encode::list_header(members.len(), out);
-        for (number, member) in members.iter().enumerate() {
+        encode::list_header(writes.len(), out);
+        for (number, write) in writes.enumerate() {
             encode::map_header(2, out);
             encode::string("i", out);
             encode::integer(number as i64, out);
             encode::string("p", out);
-            out.put_slice(&member.write.parameters);
+            out.put_slice(&write.parameters);
         }
         encode::map_header(0, out);
     });

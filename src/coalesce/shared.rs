@@ -168,7 +168,9 @@ fn take_out(place: &Place, plan: &mut Plan, voters: &mut [Option<Voter>]) -> boo
             return true;
         }
         if let Some(voter) = slot.take() {
-            place.lane().knowledge(&member.write.statement, |knowledge| knowledge.went_on());
+            place.lane().knowledge(&member.write.statement, |knowledge| {
+                if voter.vote.is_some() { knowledge.went_on() } else { knowledge.was_late() }
+            });
             if voter.vote.is_none() {
                 place.shared().metrics.coalesce.late.inc();
                 tell(voter, Outcome::TakenOut);

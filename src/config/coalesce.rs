@@ -69,7 +69,7 @@ impl Default for Coalesce {
             max_result: 16 * 1024 * 1024,
             max_statement_time: Duration::from_millis(20),
             max_batch_time: Duration::from_secs(1),
-            max_commit_wait: Duration::from_millis(20),
+            max_commit_wait: Duration::from_millis(50),
         }
     }
 }

@@ -153,7 +153,7 @@ impl Loader {
                 }
                 (Variable::Foreign, _) | (_, Some("")) => {}
                 (Variable::Key(key), Some(text)) => {
-                    self.tree.set(key, text.to_owned(), Origin::Environment(name.to_owned()));
+                    self.overlay(key, text, Origin::Environment(name.to_owned()));
                 }
                 (Variable::Key(key), None) => self.errors.push(problem(key, "is not UTF-8", None)),
             }
@@ -163,7 +163,7 @@ impl Loader {
     fn command_line(&mut self, overrides: &[Override]) {
         for Override { flag, key, value } in overrides {
             if schema::key(key).is_some() {
-                self.tree.set(key, value.clone(), Origin::Flag(flag.clone()));
+                self.overlay(key, value, Origin::Flag(flag.clone()));
                 continue;
             }
             let near = nearest(key, keys().iter().map(|key| key.path.as_str())).map_or("", |(near, _)| near);
@@ -174,6 +174,19 @@ impl Loader {
                 hint: Some(format!("did you mean `{near}`?")),
                 ..ConfigError::default()
             });
+        }
+    }
+
+    /// Writes a text over what stands at a key; a list is written as in YAML, in one line.
+    fn overlay(&mut self, key: &str, text: &str, origin: Origin) {
+        let is_list = schema::key(key).is_some_and(|key| key.unit == "list");
+        match is_list.then(|| Node::from_yaml(text)) {
+            Some(Ok(node)) => {
+                let node = node.moved_to(&origin);
+                self.tree.put(key, node.value, origin);
+            }
+            // What is no YAML is one value, which is then refused as such.
+            Some(Err(_)) | None => self.tree.set(key, text.to_owned(), origin),
         }
     }
 
@@ -217,7 +230,7 @@ impl Loader {
                 Some("write sections with keys, such as `pool:` and below it `  min_idle: 5`".to_owned()),
             ),
             FaultKind::Value(message) => {
-                let hint = schema::key(path).map(schema::Key::takes);
+                let hint = schema::key(path).map(schema::Key::takes).or_else(|| in_list(path));
                 (message, hint.or_else(|| Some("write its keys below it, indented".to_owned())))
             }
             FaultKind::MissingKey(name) => {
@@ -240,6 +253,7 @@ impl Loader {
     }
 
     fn at(&self, origin: Option<&Origin>, key: String, message: String, hint: Option<String>) -> ConfigError {
+        let key = key.replace(".[", "[");
         let error = ConfigError { key, message, hint, ..ConfigError::default() };
         match origin {
             Some(Origin::File { line, column }) => ConfigError {
@@ -335,6 +349,17 @@ fn command_line(flag: &str) -> String {
     format!("{COMMAND_LINE} {flag}")
 }
 
+/// What may be written at a place inside a list.
+fn in_list(path: &str) -> Option<String> {
+    let (list, rest) = path.split_once(".[")?;
+    Some(match rest.split_once(']')?.1 {
+        ".unique" => "write true or false".to_owned(),
+        ".properties" => "write a list of names, such as [id]".to_owned(),
+        ".label" | ".type" | ".name" | ".database" => "write one name".to_owned(),
+        _ => schema::key(list)?.takes(),
+    })
+}
+
 /// What to write instead of a key that does not exist.
 fn instead_of(path: &str, known: &[&str]) -> String {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
@@ -347,6 +372,7 @@ fn instead_of(path: &str, known: &[&str]) -> String {
     if let (Some(one), None) = (alike.next(), alike.next()) {
         return format!("did you mean `{one}`?");
     }
+    let section = section.replace(".[", "[");
     let elsewhere = keys().iter().find(|key| key.path.rsplit('.').next() == Some(name));
     match elsewhere {
         Some(key) => format!("did you mean `{}`?", key.path),

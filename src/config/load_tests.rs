@@ -72,7 +72,11 @@ fn the_shipped_file_shows_every_key_with_a_comment_and_its_default() {
         let Some((name, value)) = written.split_once(": ") else { continue };
         let in_tls =
             ["cert_file", "key_file", "client_ca_file", "required"].contains(&name) && section == "listen";
-        let path = if in_tls { format!("listen.tls.{name}") } else { format!("{section}.{name}") };
+        let path = match line.starts_with([' ', '#']) {
+            true if in_tls => format!("listen.tls.{name}"),
+            true => format!("{section}.{name}"),
+            false => name.to_owned(),
+        };
         let Some(key) = schema::key(&path) else { continue };
         let comment = lines[index - 1].trim_start();
         assert!(comment.starts_with("# ") && comment.contains("efault"), "{path}: {comment}");

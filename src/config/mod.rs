@@ -48,6 +48,9 @@ pub struct Config {
     pub coalesce: Coalesce,
     /// What is held in memory for one client.
     pub limits: Limits,
+    /// Indexes and constraints to make sure of at start: a list of entries with `label` or `type`, `properties`, and if wanted `unique: true`, `name`, `database`.
+    #[schemars(extend("x-unit" = "list"))]
+    pub indexes: Vec<Index>,
     /// Metrics and health.
     pub admin: Admin,
     /// Log lines.
@@ -226,6 +229,24 @@ pub struct Limits {
     #[serde(with = "SizeText")]
     #[schemars(extend("x-min" = "1KiB", "x-max" = "1GiB"))]
     pub max_pipelined: usize,
+}
+
+/// `indexes`: an index or constraint that Sidebolt makes sure of.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Index {
+    /// The label of the nodes; `type` for relationships instead.
+    pub label: Option<String>,
+    /// The type of the relationships; `label` for nodes instead.
+    pub r#type: Option<String>,
+    /// The properties, one or more, in order.
+    pub properties: Vec<String>,
+    /// A uniqueness constraint (which has an index of its own) instead of an index.
+    pub unique: bool,
+    /// Its name; Neo4j chooses one if there is none.
+    pub name: Option<String>,
+    /// The database; none = the user's home database.
+    pub database: Option<String>,
 }
 
 /// `admin`: metrics and health over HTTP.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, Visitor};
+use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserializer, forward_to_deserialize_any};
 
 use super::tree::{Entry, Node, Origin, Value};
@@ -67,7 +67,7 @@ impl<'de> Node {
         match &self.value {
             Value::Scalar(text) => Ok(text),
             Value::Null => Err(Fault::value("has no value")),
-            Value::List => Err(Fault::value("is a list, but takes one value")),
+            Value::List(_) => Err(Fault::value("is a list, but takes one value")),
             Value::Map(_) => Err(Fault::value("is a section, but takes one value")),
         }
     }
@@ -148,7 +148,7 @@ impl<'de> Deserializer<'de> for &'de Node {
         match &self.value {
             Value::Null => visitor.visit_map(Entries { rest: &[], next: None }),
             Value::Map(entries) => visitor.visit_map(Entries { rest: entries, next: None }),
-            Value::List => Err(Fault::value("is a list, but takes a section of `key: value` lines")),
+            Value::List(_) => Err(Fault::value("is a list, but takes a section of `key: value` lines")),
             Value::Scalar(_) => Err(Fault::value("is one value, but takes a section of `key: value` lines")),
         }
     }
@@ -162,6 +162,15 @@ impl<'de> Deserializer<'de> for &'de Node {
         self.deserialize_map(visitor)
     }
 
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.value {
+            Value::Null => visitor.visit_seq(Items(&[])),
+            Value::List(items) => visitor.visit_seq(Items(items)),
+            Value::Scalar(_) => Err(Fault::value("is one value, but takes a list")),
+            Value::Map(_) => Err(Fault::value("is a section, but takes a list")),
+        }
+    }
+
     numbers! {
         deserialize_u8 = visit_u8, deserialize_u16 = visit_u16, deserialize_u32 = visit_u32,
         deserialize_i8 = visit_i8, deserialize_i16 = visit_i16, deserialize_i32 = visit_i32
@@ -172,7 +181,24 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 
     forward_to_deserialize_any! {
-        i128 u128 f32 char bytes byte_buf unit unit_struct seq tuple tuple_struct identifier ignored_any
+        i128 u128 f32 char bytes byte_buf unit unit_struct tuple tuple_struct identifier ignored_any
+    }
+}
+
+/// The entries of a list; a fault learns here its number and its place.
+struct Items<'de>(&'de [Entry]);
+
+impl<'de> SeqAccess<'de> for Items<'de> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+        let Some((entry, rest)) = self.0.split_first() else { return Ok(None) };
+        self.0 = rest;
+        seed.deserialize(&entry.node).map(Some).map_err(|mut fault| {
+            fault.path.push(entry.key.clone());
+            fault.origin.get_or_insert_with(|| entry.node.origin.clone());
+            fault
+        })
     }
 }
 

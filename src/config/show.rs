@@ -23,6 +23,13 @@ fn show(config: &Config, origins: &BTreeMap<String, String>) -> String {
             continue;
         }
         let top = parent.split('.').next().unwrap_or(parent);
+        if parent.is_empty() {
+            // A list stands alone; JSON is YAML too.
+            section = "";
+            let origin = origins.get(&key.path).map_or_else(String::new, |origin| format!(" # {origin}"));
+            let _ = writeln!(yaml, "{name}: {}{origin}", lookup(&values, &key.path).unwrap_or_default());
+            continue;
+        }
         if top != section {
             section = top;
             let _ = writeln!(yaml, "{section}:");
@@ -64,7 +71,8 @@ mod tests {
         let yaml = format!(
             "listen:\n  tls: {{cert_file: '{0}', key_file: '{0}', required: true}}\n  max_login_message: 1025\n\
              upstream: {{uri: 'neo4j://[::1]:1?a=b', fetch_size: -1}}\npool: {{idle_timeout: 1h 30m}}\n\
-             auth: {{mode: service, username: '~ : #\"', password: hunter2}}\nadmin: {{address: off}}\n",
+             auth: {{mode: service, username: '~ : #\"', password: hunter2}}\nadmin: {{address: off}}\n\
+             indexes:\n- {{label: 'A `b`: #', properties: [id, \"x y\"], unique: yes}}\n",
             pem.display()
         );
         std::fs::write(&file, yaml).expect("a file");
@@ -93,6 +101,6 @@ mod tests {
             ),
             "{shown}"
         );
-        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 8);
+        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 9);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
@@ -42,8 +42,8 @@ pub(super) enum Value {
     Null,
     /// One value, as its text.
     Scalar(String),
-    /// A list, which no key takes.
-    List,
+    /// A list: entries named `[0]`, `[1]`, ….
+    List(Vec<Entry>),
     /// A section.
     Map(Vec<Entry>),
 }
@@ -95,7 +95,25 @@ impl Node {
     }
 
     fn entries(&self) -> &[Entry] {
-        if let Value::Map(entries) = &self.value { entries } else { &[] }
+        if let Value::Map(entries) | Value::List(entries) = &self.value { entries } else { &[] }
+    }
+
+    /// The same tree, as if every value had been written at `origin`.
+    pub(super) fn moved_to(self, origin: &Origin) -> Self {
+        let moved = |entries: Vec<Entry>| {
+            let each = |entry: Entry| Entry {
+                key: entry.key,
+                origin: origin.clone(),
+                node: entry.node.moved_to(origin),
+            };
+            entries.into_iter().map(each).collect()
+        };
+        let value = match self.value {
+            Value::Map(entries) => Value::Map(moved(entries)),
+            Value::List(entries) => Value::List(moved(entries)),
+            value => value,
+        };
+        Self { origin: origin.clone(), value }
     }
 
     /// The entry at a dotted path.
@@ -112,6 +130,11 @@ impl Node {
 
     /// Writes a value at a dotted path over whatever is there.
     pub(super) fn set(&mut self, path: &str, text: String, origin: Origin) {
+        self.put(path, Value::Scalar(text), origin);
+    }
+
+    /// The same for any kind of value.
+    pub(super) fn put(&mut self, path: &str, value: Value, origin: Origin) {
         let (first, rest) = split(path);
         if !matches!(self.value, Value::Map(_)) {
             *self = Self { origin: origin.clone(), value: Value::Map(Vec::new()) };
@@ -124,9 +147,9 @@ impl Node {
         });
         let entry = &mut entries[index];
         match rest {
-            Some(rest) => entry.node.set(rest, text, origin),
+            Some(rest) => entry.node.put(rest, value, origin),
             None => {
-                entry.node = Self { origin: origin.clone(), value: Value::Scalar(text) };
+                entry.node = Self { origin: origin.clone(), value };
                 entry.origin = origin;
             }
         }
@@ -137,7 +160,7 @@ impl Node {
         let Some((first, rest)) = path.split_first() else {
             return !matches!(std::mem::replace(&mut self.value, Value::Null), Value::Null);
         };
-        let Value::Map(entries) = &mut self.value else { return false };
+        let (Value::Map(entries) | Value::List(entries)) = &mut self.value else { return false };
         let Some(index) = entries.iter().position(|entry| entry.key == *first) else { return false };
         if rest.is_empty() {
             entries.remove(index);
@@ -158,7 +181,7 @@ fn syntax_message(error: &serde_saphyr::Error) -> (String, &'static str) {
         }
         serde_saphyr::Error::Budget { .. } => (
             "too much, or too deeply nested".to_owned(),
-            "a configuration has sections with keys, nothing deeper",
+            "a configuration has sections with keys and lists of short entries, nothing deeper",
         ),
         serde_saphyr::Error::AliasError { error, .. } => syntax_message(error),
         serde_saphyr::Error::NullIntoString { .. } => {
@@ -186,7 +209,7 @@ enum Raw {
     Null,
     Plain,
     Text(String),
-    List,
+    List(Vec<Spanned<Self>>),
     Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
@@ -230,8 +253,11 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Raw, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Raw::List)
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::List(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
@@ -253,7 +279,13 @@ fn node(raw: Spanned<Raw>, source: &str) -> Node {
         Raw::Null => Value::Null,
         Raw::Text(text) => Value::Scalar(text),
         Raw::Plain => Value::Scalar(written(raw.defined, source)),
-        Raw::List => Value::List,
+        Raw::List(items) => {
+            let item = |(index, raw): (usize, Spanned<Raw>)| {
+                let node = node(raw, source);
+                Entry { key: format!("[{index}]"), origin: node.origin.clone(), node }
+            };
+            Value::List(items.into_iter().enumerate().map(item).collect())
+        }
         Raw::Map(entries) => {
             Value::Map(entries.into_iter().map(|(key, raw)| entry(key, raw, source)).collect())
         }
@@ -330,7 +362,8 @@ mod tests {
         }
         assert!(tree.at("e").is_none() && tree.at("f").is_none());
         assert_eq!(tree.entry("f").map(|e| e.node.origin.clone()), Some(Origin::File { line: 8, column: 1 }));
-        assert!(matches!(tree.at("g").map(|n| &n.value), Some(Value::List)));
+        assert_eq!(text(&tree, "g.[1].a").as_deref(), Some("b"));
+        assert!(matches!(tree.at("g").map(|n| &n.value), Some(Value::List(items)) if items.len() == 2));
     }
 
     #[test]

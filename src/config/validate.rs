@@ -7,7 +7,7 @@ use super::schema::{Key, keys, lookup};
 use super::tree::{Node, Origin};
 use super::units::{parse_duration, parse_size};
 use super::uri::{TlsTrust, UpstreamUri, host_and_port};
-use super::{AuthMode, Config};
+use super::{AuthMode, Config, Index};
 use crate::logging;
 
 /// One thing that a check found.
@@ -27,6 +27,7 @@ pub(super) fn check(config: &Config, tree: &Node, faulty: &HashSet<String>) -> (
     checker.upstream();
     checker.pool();
     checker.auth();
+    checker.indexes();
     checker.log();
     checker.files();
     (checker.findings, warnings(config))
@@ -227,6 +228,35 @@ impl Checker<'_> {
         }
     }
 
+    fn indexes(&mut self) {
+        if self.faulty.iter().any(|key| key.starts_with("indexes")) {
+            return;
+        }
+        let indexes = &self.config.indexes;
+        for (at, index) in indexes.iter().enumerate() {
+            let key = format!("indexes.[{at}]");
+            let earlier = indexes.iter().take(at).enumerate();
+            let same = earlier.clone().find(|(_, other)| is_about_the_same(index, other));
+            let taken = earlier.clone().find(|(_, other)| {
+                index.name.is_some() && (&index.name, &index.database) == (&other.name, &other.database)
+            });
+            let (what, hint) = if let Some(found) = fault_of(index) {
+                found
+            } else if let Some((first, other)) = same {
+                let hint = match index.unique == other.unique {
+                    true => "remove one of the two",
+                    false => "keep the one with unique: true, which has an index of its own",
+                };
+                (format!("is about the same as indexes[{first}]"), hint)
+            } else if let Some((first, _)) = taken {
+                (format!("has the name of indexes[{first}]"), "give each its own name, or none")
+            } else {
+                continue;
+            };
+            self.fail(&key, what, hint);
+        }
+    }
+
     fn log(&mut self) {
         if let Err(message) = logging::parse_level(&self.config.log.level) {
             let hint =
@@ -258,6 +288,47 @@ impl Checker<'_> {
     fn origin(&self, key: &str) -> Option<&Origin> {
         self.tree.at(key).map(|node| &node.origin)
     }
+}
+
+/// What is wrong with an entry of `indexes` by itself, and what to do about it.
+fn fault_of(index: &Index) -> Option<(String, &'static str)> {
+    match (&index.label, &index.r#type) {
+        (None, None) => {
+            let hint = "name the label of the nodes, or the type of the relationships";
+            return Some(("has neither label nor type".to_owned(), hint));
+        }
+        (Some(_), Some(_)) => {
+            let hint = "an index is for nodes (label) or for relationships (type): make two entries of it";
+            return Some(("has a label and a type".to_owned(), hint));
+        }
+        _ => {}
+    }
+    if index.properties.is_empty() {
+        return Some(("has no properties".to_owned(), "name one or more, such as properties: [id]"));
+    }
+    let mut seen = HashSet::new();
+    if let Some(twice) = index.properties.iter().find(|name| !seen.insert(*name)) {
+        return Some((format!("names the property `{twice}` twice"), "remove one of the two"));
+    }
+    let names = [&index.label, &index.r#type, &index.name, &index.database].into_iter().flatten();
+    for name in names.chain(&index.properties) {
+        if name.is_empty() {
+            return Some(("has an empty name".to_owned(), "write a name, or remove the key"));
+        }
+        if name.contains("\\u") || name.contains('\0') {
+            let hint = "Cypher reads \\u inside a name as the beginning of another character: write that character itself";
+            return Some((format!("has the name `{name}`, which cannot be written safely"), hint));
+        }
+    }
+    None
+}
+
+/// Two entries that one index would serve.
+fn is_about_the_same(one: &Index, other: &Index) -> bool {
+    let of = |index: &Index| {
+        (index.label.clone(), index.r#type.clone(), index.properties.clone(), index.database.clone())
+    };
+    of(one) == of(other)
 }
 
 /// A file can be opened and is one.

@@ -11,7 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::filter::inherited_keys;
-use super::{End, Session, Step};
+use super::{End, Session, Shared, Step};
 use crate::coalesce::{Bookmark, Lane, LaneKey, Reply, Submitted, Turn, Waiting, Write};
 use crate::statement::{Class, Statement};
 use crate::upstream::{Access, Need};
@@ -19,7 +19,10 @@ use crate::upstream::{Access, Need};
 /// A write that its session runs itself, and what group commit learns from it.
 pub(super) struct Errand {
     lane: Arc<Lane>,
-    statement: Arc<Statement>,
+    /// The write; none before a transaction's first request.
+    statement: Option<Arc<Statement>>,
+    /// Requests that a transaction has made; none if there is no transaction.
+    requests: Option<u32>,
     /// The lane's turn, if it has one: given back with the errand.
     _turn: Option<Turn>,
     /// RUN's metadata, if the run is to teach what answers look like.
@@ -31,6 +34,7 @@ pub(super) struct Errand {
 /// The lane that the last write took, and what it was chosen by.
 pub(super) struct LaneMemo {
     begin: Box<[u8]>,
+    managed: bool,
     lane: Arc<Lane>,
 }
 
@@ -51,7 +55,7 @@ struct Candidate {
 }
 
 /// Keys of RUN's metadata that a group can carry for its members.
-const CARRIED: [&str; 6] = ["db", "mode", "tx_timeout", "tx_metadata", "bookmarks", "sidebolt"];
+const CARRIED: [&str; 5] = ["db", "mode", "tx_timeout", "tx_metadata", "bookmarks"];
 
 impl Session {
     /// Sees whether the RUN at the start of `inbuf` may join a batch, and if so waits for its answer.
@@ -95,13 +99,13 @@ impl Session {
         };
         let (answer, failed) = match reply {
             Reply::Alone(turn) => return Ok(Joined::Relay(Some(Errand::new(lane, statement, turn)))),
-            Reply::Unknown => {
+            // A shared transaction is for those who began one.
+            Reply::Unknown | Reply::Given(_) => {
                 self.shared.metrics.lost.inc();
                 return Err(End::UpstreamLost);
             }
             Reply::Answer(answer) => (answer, false),
             Reply::Refused(answer) => (answer, true),
-            Reply::Given(_) => (Default::default(),true),
         };
         self.inbuf.advance(wire);
         self.telemetry = None;
@@ -128,56 +132,82 @@ impl Session {
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(&self.inbuf, extent, &mut scratch);
         let run = Run::parse(payload).ok()?;
-        if run.extra.string("mode") == Some("r") || MapView::parse(run.parameters).is_err() {
-            return None;
-        }
+        MapView::parse(run.parameters).ok()?;
         let statement = shared.coalescer.statements.get(run.text);
         let Class::Write { shape } = &statement.class else { return None };
-        let carried = |name: &str| CARRIED.contains(&name) || name.starts_with("notifications_");
-        if run.extra.iter().any(|(name, _)| !carried(name)) {
-            return None;
-        }
         let key = shape.as_ref().ok().and_then(|shape| Write::row_key(&statement, shape, run.parameters));
         let parameters = Bytes::copy_from_slice(run.parameters);
+        let bookmarked = run.extra.has("bookmarks");
         let mut extra = BytesMut::new();
-        MapEdit::removing(&["bookmarks"]).apply(&run.extra, &mut extra);
-        let bookmarks = bookmarks(&run.extra);
-        let lane = self.lane_for(&extra)?;
-        let bookmarks = bookmarks?;
-        if !bookmarks.iter().all(|bookmark| lane.has_reached(bookmark)) {
-            return None;
-        }
-        let write = Write { statement, parameters, fetch, records, bookmarked: !bookmarks.is_empty(), key };
+        MapEdit::removing(&[]).apply(&run.extra, &mut extra);
+        let lane = self.carrying_lane(&MapView::parse(&extra).ok()?, false)?;
+        let write = Write { statement, parameters, fetch, records, bookmarked, key };
         Some(Candidate { lane, write, wire: extent.wire + behind })
     }
 
+    /// Looks at the RUN of a held transaction: may it run in a shared one? With the bytes of its two messages.
+    pub(super) fn shareable(&mut self, extent: Extent, lane: &Lane, announced: bool) -> Option<(Write, usize)> {
+        if extent.payload > self.shared.config.load().coalesce.max_parameters {
+            return None;
+        }
+        let (behind, fetch, records) = fetch(self.inbuf.get(extent.wire..)?)?;
+        let mut scratch = BytesMut::new();
+        let run = Run::parse(chunk::payload(&self.inbuf, extent, &mut scratch)).ok()?;
+        let statement = self.shared.coalescer.statements.get(run.text);
+        let Class::Write { shape: Ok(shape) } = &statement.class else { return None };
+        if fetch != Tag::PULL || !run.extra.is_empty() || !shape.key.distinct {
+            return None;
+        }
+        let key = Some(Write::row_key(&statement, shape, run.parameters)?);
+        let longest = self.shared.config.load().coalesce.max_statement_time;
+        let suits = lane.knowledge(&statement, |knowledge| {
+            knowledge.objection(&statement, longest).is_none() && knowledge.stands_alone(announced)
+        });
+        let parameters = Bytes::copy_from_slice(run.parameters);
+        let write = Write { statement, parameters, fetch, records, bookmarked: false, key };
+        suits.then_some((write, extent.wire + behind))
+    }
+
+    /// The lane for a RUN or BEGIN with this metadata; none if a group cannot carry it, or if it waits for bookmarks that may not be reached.
+    pub(super) fn carrying_lane(&mut self, extra: &MapView<'_>, managed: bool) -> Option<Arc<Lane>> {
+        let carried = |name: &str| CARRIED.contains(&name) || name.starts_with("notifications_");
+        if extra.string("mode") == Some("r") || extra.iter().any(|(name, _)| !carried(name)) {
+            return None;
+        }
+        let mut begin = BytesMut::new();
+        MapEdit::removing(&["bookmarks"]).apply(extra, &mut begin);
+        let lane = self.lane_for(&begin, managed)?;
+        bookmarks(extra)?.iter().all(|bookmark| lane.has_reached(bookmark)).then_some(lane)
+    }
+
     /// The lane of a write with this metadata (RUN's or BEGIN's, without bookmarks).
-    fn lane_for(&mut self, extra: &[u8]) -> Option<Arc<Lane>> {
+    fn lane_for(&mut self, extra: &[u8], managed: bool) -> Option<Arc<Lane>> {
         let principal = self.principal.as_ref()?;
         if let Some(memo) = &self.lane
             && *memo.begin == *extra
+            && memo.managed == managed
         {
             return Some(Arc::clone(&memo.lane));
         }
         let map = MapView::parse(extra).ok()?;
         let begin = inherited_keys(self.version(), &self.profile.filter, &map);
-        let key = LaneKey { principal: principal.id, connection: (*self.key).clone(), managed: false, begin };
+        let key = LaneKey { principal: principal.id, connection: (*self.key).clone(), managed, begin };
         let need = || Need {
             key: Arc::clone(&self.key),
             principal: Arc::clone(principal),
             access: Access { write: true, database: map.string("db").map(Into::into), ..Access::default() },
         };
         let lane = self.shared.coalescer.lane(key, need)?;
-        self.lane = Some(Box::new(LaneMemo { begin: extra.into(), lane: Arc::clone(&lane) }));
+        self.lane = Some(Box::new(LaneMemo { begin: extra.into(), managed, lane: Arc::clone(&lane) }));
         Some(lane)
     }
 
     /// A write that ran alone is over.
     pub(super) fn end_errand(&mut self, failed: bool) {
         let Some(errand) = self.errand.take() else { return };
-        if !failed {
+        if let Some(statement) = errand.statement.as_ref().filter(|_| !failed && errand.requests.is_none()) {
             let took = self.exchange.leased.elapsed();
-            errand.lane.knowledge(&errand.statement, |knowledge| knowledge.took(took));
+            errand.lane.knowledge(statement, |knowledge| knowledge.took(took));
         }
     }
 }
@@ -187,9 +217,22 @@ impl Errand {
     pub(super) fn note(&mut self, tag: Tag, summary: &Summary<'_>, payload: &[u8]) -> bool {
         let meta = payload.get(2..).unwrap_or_default();
         match (tag, summary.outcome) {
+            (Tag::BEGIN, Outcome::Success { .. }) => {
+                self.lane.learn_begun(meta);
+                true
+            }
             (Tag::RUN, Outcome::Success { .. }) => {
-                if let Some(run) = &mut self.run {
+                if let Some(run) = self.run.as_mut().filter(|run| run.is_empty()) {
                     run.extend_from_slice(meta);
+                }
+                true
+            }
+            (Tag::COMMIT, Outcome::Success { .. }) => {
+                if let (Some(1), Some(statement)) = (self.requests, &self.statement) {
+                    self.lane.knowledge(statement, |knowledge| knowledge.stood_alone());
+                }
+                if let Some(bookmark) = summary.meta.string("bookmark") {
+                    self.lane.reached(bookmark);
                 }
                 true
             }
@@ -197,9 +240,9 @@ impl Errand {
                 if let Some(bookmark) = summary.meta.string("bookmark") {
                     self.lane.reached(bookmark);
                 }
-                if let Some(run) = self.run.take() {
+                if let (Some(run), Some(statement)) = (self.run.take(), &self.statement) {
                     let records = self.records > 0;
-                    self.lane.knowledge(&self.statement, |knowledge| knowledge.learn(&run, meta, records));
+                    self.lane.knowledge(statement, |knowledge| knowledge.learn(&run, meta, records));
                 }
                 true
             }
@@ -210,8 +253,53 @@ impl Errand {
 
     fn new(lane: Arc<Lane>, statement: Arc<Statement>, turn: Option<Turn>) -> Box<Self> {
         let teaches = lane.knowledge(&statement, |knowledge| knowledge.wants_lesson());
-        Box::new(Self { lane, statement, _turn: turn, run: teaches.then(Vec::new), records: 0 })
+        let run = teaches.then(Vec::new);
+        Box::new(Self { lane, statement: Some(statement), requests: None, _turn: turn, run, records: 0 })
     }
+
+    /// A transaction that its session runs itself.
+    pub(super) fn of_transaction(lane: Arc<Lane>, turn: Option<Turn>) -> Box<Self> {
+        Box::new(Self { lane, statement: None, requests: Some(0), _turn: turn, run: None, records: 0 })
+    }
+
+    /// A transaction's next request.
+    pub(super) fn asked(&mut self, tag: Tag, statement: impl FnOnce() -> Option<Arc<Statement>>) {
+        let Some(requests) = &mut self.requests else { return };
+        if tag != Tag::RUN {
+            return;
+        }
+        *requests += 1;
+        match (&self.statement, *requests) {
+            (_, 1) => {
+                self.statement = statement().filter(|statement| statement.is_shaped());
+                self.run = self.statement.as_ref().and_then(|statement| {
+                    self.lane.knowledge(statement, |knowledge| knowledge.wants_lesson()).then(Vec::new)
+                });
+            }
+            (Some(statement), 2) => self.lane.knowledge(statement, |knowledge| knowledge.went_on()),
+            _ => {}
+        }
+    }
+}
+
+/// The RUN and PULL at the start of `buf` as a write that may be deferred: one of a known shape that answers no records. With the bytes
+/// of its two messages.
+pub(super) fn deferrable(shared: &Shared, buf: &[u8], extent: Extent) -> Option<(Write, usize)> {
+    if extent.payload > shared.config.load().coalesce.max_parameters {
+        return None;
+    }
+    let (behind, fetch, records) = fetch(buf.get(extent.wire..)?)?;
+    let mut scratch = BytesMut::new();
+    let run = Run::parse(chunk::payload(buf, extent, &mut scratch)).ok()?;
+    let statement = shared.coalescer.statements.get(run.text);
+    let Class::Write { shape: Ok(shape) } = &statement.class else { return None };
+    if !shape.columns.is_empty() || !run.extra.is_empty() {
+        return None;
+    }
+    let key = Some(Write::row_key(&statement, shape, run.parameters)?);
+    let parameters = Bytes::copy_from_slice(run.parameters);
+    let write = Write { statement, parameters, fetch, records, bookmarked: false, key };
+    Some((write, extent.wire + behind))
 }
 
 /// The PULL or DISCARD at the start of `buf`: its bytes, which it is, and how many records it asks for. Only one that takes all there is,

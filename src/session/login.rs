@@ -53,6 +53,10 @@ pub(super) async fn log_in(
         condemned: false,
         exchange: Exchange { tag: Tag::HELLO, asked: now, leased: now, failed: false, interrupted: false },
         errand: None,
+        held: None,
+        deferred: None,
+        hints: super::hints::Hints::default(),
+        api: None,
         lane: None,
         access: Access::default(),
         registration,
@@ -113,6 +117,9 @@ async fn agree_on_version(shared: &Shared, client: &mut Transport) -> Step<(Vers
         Choice::Malformed => Err(End::Login),
     }
 }
+
+/// The hint that asks drivers which API a request comes from.
+const TELEMETRY: &str = "telemetry.enabled";
 
 impl Session {
     /// HELLO and LOGON, until nothing is missing.
@@ -253,11 +260,21 @@ impl Session {
         let greeting = self.shared.upstream.greeting(&self.key);
         let meta = greeting.as_deref().and_then(|meta| MapView::parse(meta).ok()).unwrap_or(MapView::EMPTY);
         let id = format!("sidebolt-{}", self.registration.id);
-        let mut edit = MapEdit::removing(&["connection_id", "protocol_version"]);
-        edit.add("connection_id", |out| encode::string(&id, out));
         let version = self.version();
+        let asks = version.features().telemetry && self.shared.config.load().coalesce.enabled;
+        let gone: &[&str] = &["connection_id", "protocol_version", "hints"];
+        let mut edit = MapEdit::removing(if asks { gone } else { &gone[..2] });
+        edit.add("connection_id", |out| encode::string(&id, out));
         if self.manifest && version.features().gql_failure {
             edit.add("protocol_version", |out| encode::string(&version.to_string(), out));
+        }
+        // Drivers are to say which API a request comes from: that tells transactions which end by themselves.
+        let mut hints = BytesMut::new();
+        if asks {
+            MapEdit::removing(&[TELEMETRY])
+                .add(TELEMETRY, |out| encode::boolean(true, out))
+                .apply(&meta.map("hints").unwrap_or(MapView::EMPTY), &mut hints);
+            edit.add("hints", |out| out.put_slice(&hints));
         }
         let mut answer = BytesMut::new();
         edit.apply(&meta, &mut answer);

@@ -1,7 +1,10 @@
 //! One client: its requests strictly in order, each answered by Neo4j or, where nothing is open, here.  [hot path]
 
+mod deferred;
 mod errand;
 mod filter;
+mod held;
+mod hints;
 mod login;
 mod registry;
 mod relay;
@@ -28,8 +31,9 @@ use tokio::time::{Instant, Sleep};
 pub(crate) use registry::{Pin, Registration, Registry};
 
 use crate::buffers::{Buffers, Inbox};
-use crate::coalesce::Coalescer;
+use crate::coalesce::{Coalescer, Deferred};
 use crate::config::Config;
+use crate::indexes::Known;
 use crate::metrics::Metrics;
 use crate::transport::Transport;
 use crate::upstream::{Access, Fault, Identities, Key, Lease, Principal, Upstream};
@@ -42,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) indexes: Known,
     pub(crate) coalescer: Coalescer,
 }
 
@@ -118,6 +123,14 @@ pub(crate) struct Session {
     exchange: Exchange,
     /// The running exchange is a write that group commit knows.
     errand: Option<Box<errand::Errand>>,
+    /// A transaction that has not begun at Neo4j.
+    held: Option<Box<held::Held>>,
+    /// The open transaction answers its writes before they are sent.
+    deferred: Option<Box<Deferred>>,
+    /// What the last request asked of Sidebolt.
+    hints: hints::Hints,
+    /// The driver API that the next request comes from, as TELEMETRY said.
+    api: Option<u8>,
     /// The lane that the last write took.
     lane: Option<Box<errand::LaneMemo>>,
     /// What the last request needed of its server.
@@ -173,7 +186,7 @@ impl Session {
             self.take_requests().await?;
             if self.lease.is_none() {
                 self.flush_client().await?;
-                if self.registration.is_ending() && self.inbuf.is_empty() {
+                if self.registration.is_ending() && self.inbuf.is_empty() && self.held.is_none() {
                     return Err(End::Drained);
                 }
                 self.rest().await?;
@@ -201,7 +214,7 @@ impl Session {
         if let Poll::Ready(read) = self.poll_client(cx) {
             return Poll::Ready(read);
         }
-        if self.inbuf.is_empty() && self.registration.poll_ending(cx).is_ready() {
+        if self.inbuf.is_empty() && self.held.is_none() && self.registration.poll_ending(cx).is_ready() {
             return Poll::Ready(Err(End::Drained));
         }
         Poll::Pending

@@ -150,6 +150,7 @@ impl Session {
         }
         self.note_pin();
         let exchange = self.exchange;
+        self.deferred = None;
         self.end_errand(exchange.failed || exchange.interrupted);
         let metrics = &self.shared.metrics;
         let now = Instant::now();
@@ -211,12 +212,30 @@ impl Session {
         {
             self.errand = None;
         }
+        let mut kept = Vec::new();
         if outcome == Outcome::Failure {
             let code = summary.code().unwrap_or_default().to_owned();
+            if expected.own && self.deferred.is_some() {
+                kept = payload.to_vec();
+            }
             self.note_failure(&code);
         }
         if expected.own {
+            if outcome == Outcome::Failure {
+                self.note_deferred_failure(&kept);
+            }
             self.skip(extent, delivery);
+            return Ok(());
+        }
+        if outcome == Outcome::Ignored
+            && let Some(failure) = self.deferred.as_mut().and_then(|deferred| deferred.failure.take())
+        {
+            // The write that failed was answered before: this is the first answer that can tell.
+            self.skip(extent, delivery);
+            self.put_answer(|out| out.put_slice(&failure));
+            let Some(answered) = self.machine.answered(Outcome::Failure) else { return Err(self.lose_upstream()) };
+            delivery.over = answered.over;
+            self.note_pin();
             return Ok(());
         }
         if expected.tag == Tag::RESET && self.overtaken > 0 && self.machine.in_flight() == 1 {

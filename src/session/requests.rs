@@ -15,16 +15,20 @@ use tokio::time::Instant;
 
 use super::filter::queue_filtered;
 use super::errand::Joined;
+use super::deferred::Deferring;
+use super::held::Begun;
+use super::hints::CoalesceHint;
 use super::{End, Exchange, Session, Step, login, send};
 use crate::coalesce::Claim;
 use crate::failure::Refusal;
+use crate::statement::{Statement, Statements};
 use crate::upstream::{Access, ConnectError, Key, Lease, Need};
 
 /// A message as it stands at the start of `inbuf`.
 #[derive(Clone, Copy)]
-struct Message {
-    tag: Tag,
-    extent: Extent,
+pub(super) struct Message {
+    pub(super) tag: Tag,
+    pub(super) extent: Extent,
 }
 
 /// What came of asking for a connection.
@@ -63,7 +67,18 @@ impl Session {
         let Message { tag, extent } = message;
         match self.machine.judge(tag) {
             Verdict::Wait => return Ok(false),
-            Verdict::Continue | Verdict::Interrupt => self.pass_on(message),
+            Verdict::Continue | Verdict::Interrupt => {
+                // Waiting for others, or beginning late, has a large state: boxed.
+                if self.held.is_some() && Box::pin(self.take_held(message)).await? {
+                    return Ok(true);
+                }
+                match self.defer(message) {
+                    Deferring::Answered => return Ok(true),
+                    Deferring::Wait => return Ok(false),
+                    Deferring::Pass => {}
+                }
+                self.pass_on(message);
+            }
             Verdict::Start => return self.start(message).await,
             Verdict::Ignore => self.put_ignored(),
             Verdict::Reset => {
@@ -97,6 +112,10 @@ impl Session {
         let Some(lease) = &mut self.lease else { return };
         let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
         lease.connection_mut().queue(message.tag, wire);
+        if let Some(errand) = &mut self.errand {
+            let statements = &self.shared.coalescer.statements;
+            errand.asked(message.tag, || statement_of(statements, wire, message.extent));
+        }
         self.owe(message.tag);
         if message.tag == Tag::RESET {
             self.exchange.interrupted = true;
@@ -122,10 +141,26 @@ impl Session {
     /// Opens an exchange with RUN, BEGIN or ROUTE; true if the message was dealt with.
     async fn start(&mut self, message: Message) -> Step<bool> {
         let mut errand = None;
-        if message.tag == Tag::RUN {
+        let message = match message.tag {
+            Tag::RUN | Tag::BEGIN => match self.take_hints(message)? {
+                Some(message) => message,
+                None => return Ok(true),
+            },
+            _ => message,
+        };
+        let hint = self.hints.coalesce;
+        let may_join = hint != Some(CoalesceHint::Off);
+        if message.tag == Tag::RUN && may_join {
             match self.join(message.extent).await? {
                 Joined::Done => return Ok(true),
                 Joined::Relay(own) => errand = own,
+            }
+        }
+        let defers = message.tag == Tag::BEGIN && self.defers();
+        if message.tag == Tag::BEGIN && may_join && !defers {
+            match self.hold_begin(message) {
+                Begun::Held => return Ok(true),
+                Begun::Relay(own) => errand = own,
             }
         }
         self.begin_exchange(message.tag);
@@ -145,6 +180,7 @@ impl Session {
             Leased::Lease(lease) => {
                 self.adopt(lease);
                 self.errand = errand;
+                self.deferred = defers.then(Box::default);
             }
             Leased::Refused => {
                 self.inbuf.advance(message.extent.wire);
@@ -276,6 +312,21 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the transaction that begins now answers its writes before they are sent.
+    fn defers(&self) -> bool {
+        let config = self.shared.config.load();
+        match self.hints.coalesce {
+            Some(hint) => hint == CoalesceHint::Deferred,
+            None => config.coalesce.enabled && config.coalesce.deferred,
+        }
+    }
+
+    /// A FAILURE of Sidebolt's own for the message at the start of `inbuf`, which is then gone.
+    pub(super) fn refuse_message(&mut self, refusal: &Refusal, message: Message) {
+        self.refuse(refusal);
+        self.inbuf.advance(message.extent.wire);
+    }
+
     /// A FAILURE of Sidebolt's own for the message at the start of `inbuf`; the connection stays.
     fn refuse(&mut self, refusal: &Refusal) {
         self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
@@ -296,6 +347,7 @@ impl Session {
         if self.shared.upstream.wants_telemetry(&self.key) {
             self.telemetry = self.inbuf.get(..message.extent.wire).map(Into::into);
         }
+        self.api = payload.get(2).copied();
         self.put_success(&[0xA0]);
         self.inbuf.advance(message.extent.wire);
         Ok(true)
@@ -310,13 +362,23 @@ fn access(tag: Tag, payload: &[u8], last: &Access) -> Access {
         Tag::ROUTE => return Access { route: true, ..Access::default() },
         _ => return Access::default(),
     };
-    let extra = extra.unwrap_or(MapView::EMPTY);
+    access_of(&extra.unwrap_or(MapView::EMPTY), last)
+}
+
+/// Which server a RUN or BEGIN with this metadata may go to.
+pub(super) fn access_of(extra: &MapView<'_>, last: &Access) -> Access {
     Access {
         write: extra.string("mode") != Some("r"),
         route: false,
         database: shared(extra.string("db"), &last.database),
         impersonated: shared(extra.string("imp_user"), &last.impersonated),
     }
+}
+
+/// What is known of the text of a RUN.
+fn statement_of(statements: &Statements, wire: &[u8], extent: Extent) -> Option<Arc<Statement>> {
+    let mut scratch = BytesMut::new();
+    Run::parse(chunk::payload(wire, extent, &mut scratch)).ok().map(|run| statements.get(run.text))
 }
 
 fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {

@@ -4,13 +4,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use bolt_wire::Tag;
-use bolt_wire::chunk::{self, MessageScanner};
+use bolt_wire::chunk::{self, Extent, MessageScanner};
 use bolt_wire::scan::Passage;
 use bolt_wire::server::Verdict;
 use bytes::Buf;
 use tokio::time::Instant;
 
-use super::requests::Leased;
+use super::requests::{Leased, Message};
 use super::{End, Session, Step};
 use crate::upstream::{Access, Key};
 
@@ -38,7 +38,15 @@ impl Session {
                     Leased::TakenBack => {}
                 }
             }
-            Verdict::Continue => Box::pin(self.stream_up(tag)).await?,
+            Verdict::Continue => {
+                let nothing = Message { tag, extent: Extent::default() };
+                if self.held.is_some() && Box::pin(self.go_on(nothing, None)).await? {
+                    // It was refused, or its transaction was: the rest of it goes nowhere.
+                    return if self.held.is_some() { Ok(true) } else { self.swallow().await.map(|()| true) };
+                }
+                self.flush_deferred();
+                Box::pin(self.stream_up(tag)).await?;
+            }
             Verdict::Ignore => {
                 self.put_ignored();
                 self.swallow().await?;

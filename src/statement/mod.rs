@@ -52,6 +52,11 @@ pub(crate) enum Class {
 }
 
 impl Statement {
+    /// True if many requests of it can share one statement.
+    pub(crate) fn is_shaped(&self) -> bool {
+        matches!(&self.class, Class::Write { shape: Ok(_) })
+    }
+
     /// Looks into a text.
     pub(crate) fn parse(text: &str) -> Self {
         if text.len() > LONGEST {

@@ -6,6 +6,7 @@ mod dial;
 mod key;
 mod pool;
 mod principal;
+mod query;
 mod routing;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ pub(crate) use dial::Dialer;
 pub(crate) use key::Key;
 pub(crate) use pool::{Lease, Pool};
 pub(crate) use principal::{Identities, Principal};
+pub(crate) use query::QueryError;
 pub(crate) use routing::Fault;
 
 use crate::buffers::Buffers;

@@ -128,6 +128,13 @@ impl Identities {
         self.principal(&MapView::parse(&bytes).unwrap_or(MapView::EMPTY))
     }
 
+    /// The principal that Neo4j has accepted last.
+    pub(crate) fn proved_last(&self) -> Option<Arc<Principal>> {
+        let known = self.known.lock();
+        let proved = known.values().filter_map(|principal| Some((principal.proof.lock().since?, principal)));
+        proved.max_by_key(|(since, _)| *since).map(|(_, principal)| Arc::clone(principal))
+    }
+
     fn hash(&self, map: &MapView<'_>) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         for key in AUTH_KEYS {

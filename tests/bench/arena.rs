@@ -27,6 +27,10 @@ pub(crate) enum Way {
     Haproxy,
     /// Sidebolt.
     Sidebolt,
+    /// Sidebolt without group commit.
+    Uncoalesced,
+    /// No proxy, and the writes batched by the client itself.
+    ByHand,
 }
 
 impl fmt::Display for Way {
@@ -35,6 +39,8 @@ impl fmt::Display for Way {
             Self::Direct => "direct",
             Self::Haproxy => "HAProxy",
             Self::Sidebolt => "Sidebolt",
+            Self::Uncoalesced => "Sidebolt, no group commit",
+            Self::ByHand => "UNWIND by hand",
         })
     }
 }
@@ -83,11 +89,30 @@ impl Arena {
             servers.push(server);
         }
         if let Some(program) = &programs.sidebolt {
-            let (server, address) = start_sidebolt(program, upstream.address, pool_size, programs)?;
+            let (server, [address, _]) = start_sidebolt(program, "", upstream.address, pool_size, programs)?;
             targets.push(Target { way: Way::Sidebolt, address, pid: Some(server.pid()) });
             servers.push(server);
         }
         Ok(Self { targets, upstream, _servers: servers })
+    }
+
+    /// Sidebolt without and with group commit in front of an upstream that runs already, and the latter's admin port.
+    pub(crate) fn of_writers(upstream: Target, programs: &Programs) -> Result<(Self, Option<SocketAddr>)> {
+        let (mut targets, mut servers, mut admin) = (vec![upstream], Vec::new(), None);
+        if let Some(program) = &programs.sidebolt {
+            // A build that knows no group commit is measured all the same, twice.
+            let known = schema_has(program, "\"coalesce\"")?;
+            let off = if known { "coalesce:\n  enabled: false\n" } else { "" };
+            for (way, more) in [(Way::Uncoalesced, off), (Way::Sidebolt, "")] {
+                let (server, [address, its_admin]) =
+                    start_sidebolt(program, more, upstream.address, WRITERS_POOL, programs)?;
+                targets.push(Target { way, address, pid: Some(server.pid()) });
+                servers.push(server);
+                admin = Some(its_admin);
+            }
+        }
+        targets.push(Target { way: Way::ByHand, ..upstream });
+        Ok((Self { targets, upstream, _servers: servers }, admin))
     }
 
     /// A stub with proxies in front of it.
@@ -104,6 +129,9 @@ impl Arena {
         self.targets.iter().copied().find(|target| target.way == way)
     }
 }
+
+/// Upstream connections for writers: the default of Sidebolt and of the drivers.
+const WRITERS_POOL: usize = 100;
 
 /// A child process that is ended (SIGTERM, then SIGKILL) when dropped.
 #[derive(Debug)]
@@ -233,18 +261,26 @@ fn start_haproxy(program: &Path, upstream: SocketAddr, programs: &Programs) -> R
     Ok((server, address))
 }
 
+/// True if the program's JSON schema has this in it.
+fn schema_has(program: &Path, text: &str) -> Result<bool> {
+    let output = Command::new(program).arg("schema").output().context("`sidebolt schema` cannot be run")?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains(text))
+}
+
+/// Starts one with `more` in its configuration; gives its addresses for clients and for administrators.
 fn start_sidebolt(
     program: &Path,
+    more: &str,
     upstream: SocketAddr,
     pool_size: usize,
     programs: &Programs,
-) -> Result<(Server, SocketAddr)> {
+) -> Result<(Server, [SocketAddr; 2])> {
     let (address, admin) = (free_address()?, free_address()?);
     let text = format!(
         "listen:\n  address: \"{address}\"\nupstream:\n  uri: \"bolt://{upstream}\"\n\
-         pool:\n  max_connection_pool_size: {pool_size}\nadmin:\n  address: \"{admin}\"\n"
+         pool:\n  max_connection_pool_size: {pool_size}\nadmin:\n  address: \"{admin}\"\n{more}"
     );
-    let config = programs.work.join("sidebolt.yaml");
+    let config = programs.work.join(format!("sidebolt-{}.yaml", address.port()));
     fs::write(&config, text)?;
     let mut command = Command::new(program);
     command.arg("run").arg("--config").arg(&config);
@@ -259,7 +295,7 @@ fn start_sidebolt(
     let ready = server.read_ready(&["listening bolt ", "listening admin "])?;
     let address = address_of(&ready)?;
     server.wait_for(address)?;
-    Ok((server, address))
+    Ok((server, [address, admin]))
 }
 
 /// A port that is free now; neither proxy is asked to choose one, HAProxy because it could not tell.

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -62,16 +63,70 @@ pub(crate) struct Request {
     pub(crate) summaries: usize,
     /// Records that must come before the last summary, where that is known.
     pub(crate) records: Option<u64>,
+    /// Places in `wire` that are filled in for each sending.
+    pub(crate) gaps: Arc<[Gap]>,
+    /// What is sent once this is answered, as part of the same request.
+    pub(crate) then: Option<Arc<Self>>,
+}
+
+/// A value that is written into a gap.
+pub(crate) type Key = i64;
+
+/// Eight bytes of a request's wire that hold a key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Gap {
+    at: usize,
+    row: u64,
+    key: usize,
+}
+
+/// Stands for a row's first or second key until it is filled in: an integer that PackStream writes in eight bytes.
+pub(crate) fn gap(row: u64, key: usize) -> Value {
+    Value::Integer(MARK | ((row as i64) << 1) | key as i64)
+}
+
+/// No integer of a benchmark's own is near it.
+const MARK: i64 = 0x5E11_7A9C_0000_0000;
+
+/// Finds the gaps in a message.
+fn gaps(wire: &[u8]) -> Arc<[Gap]> {
+    let of = |(at, bytes): (usize, &[u8])| {
+        let number = i64::from_be_bytes(bytes.get(1..)?.try_into().ok()?);
+        let low = number ^ MARK;
+        let inside = bytes.first() == Some(&0xCB) && (0..1 << 32).contains(&low);
+        inside.then_some(Gap { at: at + 1, row: low.unsigned_abs() >> 1, key: usize::from(low & 1 == 1) })
+    };
+    wire.windows(9).enumerate().filter_map(of).collect()
 }
 
 impl Request {
+    /// Messages, and how many summaries answer them.
+    pub(crate) fn of(wire: BytesMut, summaries: usize) -> Self {
+        Self { gaps: gaps(&wire), wire: wire.freeze(), summaries, records: None, then: None }
+    }
+
+    /// Rows that it writes.
+    pub(crate) fn rows(&self) -> u64 {
+        let own = self.gaps.iter().map(|gap| gap.row + 1).max().unwrap_or(1);
+        self.then.as_ref().map_or(own, |then| own.max(then.rows()))
+    }
+
+    /// Puts the wire into `out`, its gaps filled with each row's keys.
+    pub(crate) fn fill(&self, out: &mut Vec<u8>, keys: impl Fn(u64) -> [Key; 2]) {
+        out.clear();
+        out.extend_from_slice(&self.wire);
+        for gap in self.gaps.iter() {
+            out[gap.at..gap.at + 8].copy_from_slice(&keys(gap.row)[gap.key].to_be_bytes());
+        }
+    }
+
     /// RUN and PULL of everything, as drivers send an auto-commit query.
     pub(crate) fn query(text: &str, parameters: Value, records: Option<u64>) -> Self {
         let extra = Value::map([("db", "neo4j".into())]);
         let mut out = BytesMut::new();
         value::put_message(Tag::RUN.0, &[text.into(), parameters, extra], &mut out);
         value::put_message(Tag::PULL.0, &[Value::map([("n", Value::Integer(-1))])], &mut out);
-        Self { wire: out.freeze(), summaries: 2, records }
+        Self { records, ..Self::of(out, 2) }
     }
 
     /// A query without parameters that gives one record.
@@ -84,20 +139,20 @@ impl Request {
         let mut out = BytesMut::new();
         value::put_message(Tag::BEGIN.0, &[Value::map([("db", "neo4j".into())])], &mut out);
         out.extend_from_slice(&Self::one_record("RETURN 1").wire);
-        Self { wire: out.freeze(), summaries: 3, records: Some(1) }
+        Self { records: Some(1), ..Self::of(out, 3) }
     }
 
     /// RESET, which makes a session usable after a failure.
     pub(crate) fn reset() -> Self {
-        Self { wire: bare(Tag::RESET), summaries: 1, records: None }
+        Self::of(bare(Tag::RESET), 1)
     }
 }
 
 /// A message without fields.
-fn bare(tag: Tag) -> Bytes {
+pub(crate) fn bare(tag: Tag) -> BytesMut {
     let mut out = BytesMut::new();
     value::put_message(tag.0, &[], &mut out);
-    out.freeze()
+    out
 }
 
 /// Counts what comes back for one request, in whatever pieces it comes.
@@ -206,6 +261,8 @@ pub(crate) struct Session {
     pub(crate) stream: TcpStream,
     /// What the server calls itself in HELLO's answer.
     pub(crate) server: String,
+    /// The server asks for telemetry.
+    pub(crate) telemetry: bool,
 }
 
 impl Session {
@@ -227,7 +284,7 @@ impl Session {
         }
         let (wire, answers) = login.request();
         stream.write_all(&wire)?;
-        let mut server = String::new();
+        let (mut server, mut telemetry) = (String::new(), false);
         let mut seen = BytesMut::new();
         for _ in 0..answers {
             let payload = read_message(&mut stream, &mut seen)?;
@@ -238,8 +295,10 @@ impl Session {
             if let Some(name) = summary.meta.string("server") {
                 name.clone_into(&mut server);
             }
+            let hints = summary.meta.map("hints");
+            telemetry |= hints.and_then(|hints| hints.boolean("telemetry.enabled")) == Some(true);
         }
-        Ok(Self { stream, server })
+        Ok(Self { stream, server, telemetry })
     }
 
     /// One request, waiting for its whole answer. A FAILURE is an error; the connection is reset and usable after it.
@@ -353,6 +412,22 @@ mod tests {
             assert_eq!((done, answer.records, answer.bytes), (1, 2, wire.len() as u64), "pieces of {size}");
             assert!(answer.verdict(&request).is_ok());
         }
+    }
+
+    #[test]
+    fn gaps_are_filled() {
+        let rows = (0..3).map(|row| Value::map([("a", gap(row, 0)), ("b", gap(row, 1)), ("c", 7.into())]));
+        let rows = Value::List(rows.collect());
+        let request = Request::query("x", Value::map([("rows", rows)]), None);
+        assert_eq!((request.gaps.len(), request.rows()), (6, 3));
+        let mut out = Vec::new();
+        request.fill(&mut out, |row| [i64::MAX - row as i64, i64::MIN + row as i64]);
+        let row = |i: i64| {
+            Value::map([("a", (i64::MAX - i).into()), ("b", (i64::MIN + i).into()), ("c", 7.into())])
+        };
+        let rows = Value::List((0..3).map(row).collect());
+        assert_eq!(out, Request::query("x", Value::map([("rows", rows)]), None).wire);
+        assert!(gaps(&out).is_empty());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -16,7 +18,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
-use crate::bolt::{Answer, Inbox, Request, Session};
+use crate::bolt::{Answer, Inbox, Key, Request, Session};
 use crate::histogram::Histogram;
 use crate::process;
 
@@ -38,8 +40,12 @@ pub(crate) enum Pace {
 pub(crate) struct Job {
     /// Sent in turn, each session beginning at another one.
     pub(crate) requests: Vec<Request>,
+    /// What is written into the gaps of the requests.
+    pub(crate) keys: Option<Keys>,
     /// When to send.
     pub(crate) pace: Pace,
+    /// The measurement ends when so many requests are answered, whatever time that takes; none = after `time`.
+    pub(crate) limit: Option<u64>,
     /// Ignored time at the beginning.
     pub(crate) warm_up: Duration,
     /// Measured time.
@@ -48,6 +54,31 @@ pub(crate) struct Job {
     pub(crate) threads: usize,
     /// Processes whose CPU time is read at both ends of the measured time.
     pub(crate) watched: Vec<u32>,
+}
+
+/// Values for the gaps of requests: each row of each request gets a number that no other has had, and its values from that.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    next: Arc<AtomicU64>,
+    of: Arc<dyn Fn(u64) -> [Key; 2] + Send + Sync>,
+}
+
+impl Keys {
+    /// Values that depend on a row's number in this way.
+    pub(crate) fn new(of: impl Fn(u64) -> [Key; 2] + Send + Sync + 'static) -> Self {
+        Self { next: Arc::default(), of: Arc::new(of) }
+    }
+
+    /// The same values, going on where these are.
+    pub(crate) fn with(&self, of: impl Fn(u64) -> [Key; 2] + Send + Sync + 'static) -> Self {
+        Self { next: Arc::clone(&self.next), of: Arc::new(of) }
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("next", &self.next).finish_non_exhaustive()
+    }
 }
 
 /// What was measured.
@@ -127,37 +158,69 @@ impl Window {
 
     /// Waits for both ends of the measured time and notes the CPU time that was used in between.
     pub(crate) fn watch_cpu(&self, watched: &[u32], round: &mut Round) -> Result<()> {
-        let all: Vec<u32> = watched.iter().copied().chain([std::process::id()]).collect();
         std::thread::sleep(self.start.saturating_duration_since(Instant::now()));
-        let before: Vec<Duration> = all.iter().map(|pid| process::cpu(*pid)).collect::<Result<_>>()?;
-        let machine = process::machine_cpu()?;
+        let meter = Meter::start(watched)?;
         std::thread::sleep(self.end.saturating_duration_since(Instant::now()));
-        for (pid, before) in all.iter().zip(before) {
-            round.cpu.push(process::cpu(*pid)?.saturating_sub(before));
+        meter.finish(round)
+    }
+}
+
+/// CPU time at the beginning of a measurement.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    processes: Vec<(u32, Duration)>,
+    machine: Duration,
+}
+
+impl Meter {
+    /// Notes what the processes, this one and the machine have used so far.
+    pub(crate) fn start(watched: &[u32]) -> Result<Self> {
+        let all = watched.iter().copied().chain([std::process::id()]);
+        let processes = all.map(|pid| Ok((pid, process::cpu(pid)?))).collect::<Result<_>>()?;
+        Ok(Self { processes, machine: process::machine_cpu()? })
+    }
+
+    /// Writes into `round` what was used since.
+    pub(crate) fn finish(self, round: &mut Round) -> Result<()> {
+        for (pid, before) in self.processes {
+            round.cpu.push(process::cpu(pid)?.saturating_sub(before));
         }
-        let machine = process::machine_cpu()?.saturating_sub(machine);
+        let machine = process::machine_cpu()?.saturating_sub(self.machine);
         round.foreign_cpu = machine.saturating_sub(round.cpu.iter().sum());
         round.own_cpu = round.cpu.pop().unwrap_or_default();
         Ok(())
     }
 }
 
+/// Longer than any measurement without a fixed time.
+const ENDLESS: Duration = Duration::from_secs(3600);
+
 /// Runs one measurement on `sessions`, which stay logged in; those whose connection broke are left out.
 pub(crate) fn run(sessions: &mut Vec<Session>, job: &Job) -> Result<Round> {
-    let window = Window::new(job.warm_up, job.time);
+    let window = match job.limit {
+        None => Window::new(job.warm_up, job.time),
+        Some(_) => Window::new(Duration::ZERO, ENDLESS),
+    };
+    let left = job.limit.map(|limit| Arc::new(AtomicI64::new(limit.try_into().unwrap_or(i64::MAX))));
     let threads = job.threads.clamp(1, sessions.len().max(1));
     let mut shares: Vec<Vec<Session>> = (0..threads).map(|_| Vec::new()).collect();
     for (index, session) in sessions.drain(..).enumerate() {
         shares[index % threads].push(session);
     }
     let mut round = Round { time: job.time, ..Round::default() };
+    let begun = Meter::start(&job.watched)?;
     std::thread::scope(|scope| -> Result<()> {
         let running: Vec<_> = shares
             .into_iter()
             .enumerate()
-            .map(|(index, share)| scope.spawn(move || run_share(share, job, window, index, threads)))
+            .map(|(index, share)| {
+                let left = left.clone();
+                scope.spawn(move || run_share(share, job, window, left, index, threads))
+            })
             .collect();
-        window.watch_cpu(&job.watched, &mut round)?;
+        if left.is_none() {
+            window.watch_cpu(&job.watched, &mut round)?;
+        }
         for thread in running {
             let (share, back) = thread.join().map_err(|_| anyhow::anyhow!("a load thread panicked"))??;
             round.merge(share);
@@ -165,6 +228,10 @@ pub(crate) fn run(sessions: &mut Vec<Session>, job: &Job) -> Result<Round> {
         }
         Ok(())
     })?;
+    if left.is_some() {
+        round.time = window.begin.elapsed();
+        begun.finish(&mut round)?;
+    }
     Ok(round)
 }
 
@@ -173,6 +240,7 @@ fn run_share(
     sessions: Vec<Session>,
     job: &Job,
     window: Window,
+    left: Option<Arc<AtomicI64>>,
     index: usize,
     threads: usize,
 ) -> Result<(Round, Vec<Session>)> {
@@ -186,7 +254,8 @@ fn run_share(
         let requests: Rc<[Request]> = job.requests.clone().into();
         let mut workers = Vec::new();
         for (nth, session) in sessions.into_iter().enumerate() {
-            let worker = Worker::new(session, Rc::clone(&requests), nth * threads + index, window)?;
+            let mut worker = Worker::new(session, Rc::clone(&requests), nth * threads + index, window)?;
+            (worker.keys, worker.left) = (job.keys.clone(), left.clone());
             workers.push(tokio::task::spawn_local(worker.work(due.clone())));
         }
         let (mut round, mut back) = (Round::default(), Vec::new());
@@ -258,10 +327,14 @@ impl Due {
 struct Worker {
     stream: TcpStream,
     server: String,
+    telemetry: bool,
     requests: Rc<[Request]>,
+    keys: Option<Keys>,
+    left: Option<Arc<AtomicI64>>,
     turn: usize,
     window: Window,
     inbox: Inbox,
+    outbox: Vec<u8>,
     round: Round,
     done: u64,
 }
@@ -271,7 +344,22 @@ impl Worker {
         session.stream.set_nonblocking(true)?;
         let stream = TcpStream::from_std(session.stream)?;
         let (inbox, round) = (Inbox::default(), Round::default());
-        Ok(Self { stream, server: session.server, requests, turn, window, inbox, round, done: 0 })
+        let Session { server, telemetry, .. } = session;
+        let (keys, left, outbox) = (None, None, Vec::new());
+        Ok(Self {
+            stream,
+            server,
+            telemetry,
+            requests,
+            keys,
+            left,
+            turn,
+            window,
+            inbox,
+            outbox,
+            round,
+            done: 0,
+        })
     }
 
     async fn work(mut self, due: Option<Due>) -> (Round, Option<Session>) {
@@ -284,14 +372,18 @@ impl Worker {
             }
         };
         self.round.per_session.push(self.done);
-        let Self { stream, server, round, .. } = self;
-        (round, alive.then(|| back_to_blocking(stream, server).ok()).flatten())
+        let Self { stream, server, telemetry, round, .. } = self;
+        let back = back_to_blocking(stream).map(|stream| Session { stream, server, telemetry });
+        (round, back.ok().filter(|_| alive))
     }
 
     /// Sends until the measurement ends; false = the connection broke.
     async fn send_all(&mut self, due: Option<Due>) -> bool {
         tokio::time::sleep_until(self.window.begin.into()).await;
         while Instant::now() < self.window.end {
+            if self.left.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) <= 0) {
+                return true;
+            }
             let since = match &due {
                 None => Instant::now(),
                 Some(due) => match due.next().await {
@@ -319,11 +411,26 @@ impl Worker {
 
     /// One request: the connection's fate outside, the answer's inside.
     async fn one(&mut self) -> Result<Result<Answer, String>> {
-        let request = &self.requests[self.turn % self.requests.len()];
+        let requests = Rc::clone(&self.requests);
+        let mut request = &requests[self.turn % requests.len()];
         self.turn += 1;
-        self.stream.write_all(&request.wire).await?;
-        let answer = collect(&mut self.stream, &mut self.inbox, request).await?;
-        Ok(answer.verdict(request))
+        let keys = self.keys.as_ref();
+        let first =
+            keys.map(|keys| (keys.next.fetch_add(request.rows(), Ordering::Relaxed), Arc::clone(&keys.of)));
+        loop {
+            match &first {
+                Some((first, of)) if !request.gaps.is_empty() => {
+                    request.fill(&mut self.outbox, |row| of(first + row));
+                    self.stream.write_all(&self.outbox).await?;
+                }
+                _ => self.stream.write_all(&request.wire).await?,
+            }
+            let answer = collect(&mut self.stream, &mut self.inbox, request).await?;
+            match (answer.verdict(request), &request.then) {
+                (Ok(_), Some(then)) => request = then,
+                (verdict, _) => return Ok(verdict),
+            }
+        }
     }
 
     async fn recover(&mut self) -> Result<()> {
@@ -347,10 +454,10 @@ impl Worker {
     }
 }
 
-fn back_to_blocking(stream: TcpStream, server: String) -> Result<Session> {
+fn back_to_blocking(stream: TcpStream) -> Result<std::net::TcpStream> {
     let stream = stream.into_std()?;
     stream.set_nonblocking(false)?;
-    Ok(Session { stream, server })
+    Ok(stream)
 }
 
 async fn collect(stream: &mut TcpStream, inbox: &mut Inbox, request: &Request) -> Result<Answer> {
@@ -380,7 +487,9 @@ mod tests {
     fn job(text: &str, pace: Pace, threads: usize) -> Job {
         Job {
             requests: vec![Request::query(text, Value::map([]), Some(1))],
+            keys: None,
             pace,
+            limit: None,
             warm_up: Duration::ZERO,
             time: Duration::from_millis(500),
             threads,
@@ -406,6 +515,16 @@ mod tests {
         assert!(round.errors > 0 && round.latency.count() == 0);
         assert!(round.first_error.unwrap().contains("SyntaxError"));
         assert_eq!(run(&mut all, &job("RETURN 1", Pace::Closed, 1)).unwrap().errors, 0);
+    }
+
+    #[test]
+    fn a_number_of_requests_takes_the_time_that_it_takes() {
+        let mut all = sessions(3);
+        let job = Job { limit: Some(50), ..job("stub:delay=5ms", Pace::Closed, 2) };
+        let round = run(&mut all, &job).unwrap();
+        assert_eq!((round.latency.count(), round.errors, all.len()), (50, 0, 3));
+        assert!(round.time >= Duration::from_millis(5 * 16) && round.time < ENDLESS, "{:?}", round.time);
+        assert_eq!(round.cpu.len(), 1);
     }
 
     /// 100 a second are due and each takes at least 50 ms of the only session: most wait, and their waiting is in the figures.

@@ -14,6 +14,7 @@ mod chaos;
 mod drain;
 mod faults;
 mod hostile;
+mod indexes;
 mod isolation;
 mod pool;
 mod process;

@@ -1,6 +1,7 @@
 //! The scenarios, and what they share: settings, interleaved rounds, and the figures drawn from them.
 
 mod busy;
+mod coalesce;
 mod connect;
 mod idle;
 mod latency;
@@ -34,6 +35,10 @@ pub(crate) enum Scenario {
     Busy,
     /// Connect, log in, one query, close.
     Connect,
+    /// Group commit: single writes, direct, through Sidebolt without and with it, and batched by hand.
+    Coalesce,
+    /// 100,000 nodes and 500,000 relationships written as singles; long, and only run when it is named.
+    Bulk,
 }
 
 /// What every scenario needs to know.
@@ -84,6 +89,8 @@ impl Scenario {
             Self::Idle => idle::run(settings),
             Self::Busy => busy::run(settings),
             Self::Connect => connect::run(settings),
+            Self::Coalesce => coalesce::run(settings),
+            Self::Bulk => coalesce::bulk(settings),
         }?;
         if let Some(cores) = median(findings.foreign.iter().copied()).filter(|cores| *cores > 0.05) {
             let cores = number(cores);
@@ -125,7 +132,16 @@ impl Settings {
     fn job(&self, target: Target, upstream: Target, requests: Vec<Request>, pace: Pace) -> Job {
         let warm_up = self.time / 4;
         let watched = watched(target, upstream);
-        Job { requests, pace, warm_up, time: self.time, threads: self.client_threads, watched }
+        Job {
+            requests,
+            keys: None,
+            pace,
+            limit: None,
+            warm_up,
+            time: self.time,
+            threads: self.client_threads,
+            watched,
+        }
     }
 }
 

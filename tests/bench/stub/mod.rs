@@ -348,7 +348,7 @@ pub(crate) mod tests {
             value::put_message(Tag::PULL.0, &[Value::map([("n", n.into())])], &mut wire);
         }
         value::put_message(Tag::COMMIT.0, &[], &mut wire);
-        let request = Request { wire: wire.freeze(), summaries: 6, records: Some(10) };
+        let request = Request { summaries: 6, records: Some(10), ..Request::of(wire, 6) };
         session.ask(&request, &mut Inbox::default()).unwrap();
     }
 

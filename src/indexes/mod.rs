@@ -1,0 +1,10 @@
+//! Indexes and constraints: made sure of as `indexes` says, and known to whoever asks.
+
+mod keeper;
+mod known;
+mod statement;
+
+pub(crate) use keeper::keep;
+pub(crate) use known::Known;
+#[allow(unused_imports, reason = "for the warning of group commit")]
+pub(crate) use statement::advice;

@@ -1,0 +1,327 @@
+//! Transactions that were begun here and not at Neo4j yet: their one write may share a transaction with others.
+//!
+//! BEGIN is answered as Neo4j answers it. A write of a known shape that follows may run in a shared transaction; anything else begins
+//! the transaction at Neo4j after all, with what was answered run again where it is needed.
+
+use std::sync::Arc;
+
+use bolt_wire::chunk::{self, Found, MessageScanner};
+use bolt_wire::message::{Begin, Outcome as Ended};
+use bolt_wire::packstream::{MapView, encode};
+use bolt_wire::{Tag, packstream::MapEdit};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::errand::{Errand, Joined};
+use super::filter::inherited_keys;
+use super::requests::{Leased, Message};
+use super::{End, Session, Step};
+use crate::coalesce::{Ballot, Lane, Outcome, Share, Submitted, next_summary, own_answer};
+use crate::failure::Refusal;
+use crate::statement::Statement;
+
+/// A transaction of the client's that has none at Neo4j.
+pub(super) struct Held {
+    lane: Arc<Lane>,
+    /// BEGIN's metadata as the client gave them (a PackStream map).
+    begin: Bytes,
+    /// The driver said that it is a managed one.
+    announced: bool,
+    /// Its write, once that was answered.
+    written: Option<Written>,
+}
+
+/// A write that was answered in a shared transaction.
+struct Written {
+    statement: Arc<Statement>,
+    /// RUN and PULL as the client sent them.
+    wire: Bytes,
+    /// What every run of it must answer.
+    comparable: Bytes,
+    /// None once the vote is cast and counted.
+    ballot: Option<Ballot>,
+}
+
+/// The two telemetry values of APIs that commit what they began, unless their work fails.
+const MANAGED: [u8; 2] = [0, 3];
+
+/// What came of BEGIN.
+pub(super) enum Begun {
+    /// It was answered here.
+    Held,
+    /// It goes to Neo4j; with the lane's turn, if it has one.
+    Relay(Option<Box<Errand>>),
+}
+
+impl Session {
+    /// Looks at the BEGIN at the start of `inbuf`: while others write, it need not reach Neo4j yet.
+    pub(super) fn hold_begin(&mut self, message: Message) -> Begun {
+        let api = self.api.take();
+        let Some(held) = self.held_from(message, api) else { return Begun::Relay(None) };
+        let lane = Arc::clone(&held.lane);
+        let Some(begun) = lane.begun().filter(|_| self.goes_on_joinably(message)) else {
+            return Begun::Relay(Some(Errand::of_transaction(lane, None)));
+        };
+        if let Some(turn) = lane.take_turn(&self.shared) {
+            return Begun::Relay(Some(Errand::of_transaction(lane, Some(turn))));
+        }
+        self.begin_exchange(Tag::BEGIN);
+        self.inbuf.advance(message.extent.wire);
+        self.machine.forwarded(Tag::BEGIN);
+        self.machine.answered(Ended::DONE);
+        self.put_success(&begun);
+        self.held = Some(Box::new(held));
+        Begun::Held
+    }
+
+    /// What holding this BEGIN takes; none if only Neo4j can answer it.
+    fn held_from(&mut self, message: Message, api: Option<u8>) -> Option<Held> {
+        let shared = Arc::clone(&self.shared);
+        let config = shared.config.load();
+        if !config.coalesce.enabled || !config.coalesce.managed {
+            return None;
+        }
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
+        Begin::parse(payload).ok()?;
+        let begin = Bytes::copy_from_slice(payload.get(2..)?);
+        let extra = MapView::parse(&begin).ok()?;
+        let lane = self.carrying_lane(&extra, true)?;
+        let announced = api.is_some_and(|api| MANAGED.contains(&api));
+        Some(Held { lane, begin, announced, written: None })
+    }
+
+    /// Whether what follows BEGIN in the buffer, if it has come already, could join a shared transaction.
+    fn goes_on_joinably(&mut self, message: Message) -> bool {
+        let rest = self.inbuf.get(message.extent.wire..).unwrap_or_default();
+        if rest.is_empty() {
+            return true;
+        }
+        let Found::Message(extent) = MessageScanner::default().scan(rest) else { return false };
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(rest, extent, &mut scratch);
+        bolt_wire::message::Run::parse(payload)
+            .is_ok_and(|run| self.shared.coalescer.statements.get(run.text).is_shaped())
+    }
+
+    /// A message of a held transaction; true if it was dealt with.
+    pub(super) async fn take_held(&mut self, message: Message) -> Step<bool> {
+        let Some(mut held) = self.held.take() else { return Ok(false) };
+        match message.tag {
+            Tag::RESET => {
+                self.inbuf.advance(message.extent.wire);
+                (0..std::mem::take(&mut self.overtaken)).for_each(|_| self.put_ignored());
+                self.machine.forwarded(Tag::RESET);
+                self.machine.answered(Ended::DONE);
+                self.put_success(&[0xA0]);
+                self.count_held(false, true);
+                Ok(true)
+            }
+            Tag::ROLLBACK => {
+                self.inbuf.advance(message.extent.wire);
+                self.answer_end(Tag::ROLLBACK, &[0xA0]);
+                Ok(true)
+            }
+            Tag::COMMIT if held.written.is_some() => self.commit_held(held, message).await,
+            Tag::RUN if held.written.is_none() => {
+                let shared = self.share(&mut held, message).await?;
+                self.held = Some(held);
+                match shared {
+                    Joined::Done => Ok(true),
+                    Joined::Relay(errand) => self.go_on(message, errand).await,
+                }
+            }
+            _ => {
+                if let Some(written) = &held.written {
+                    held.lane.knowledge(&written.statement, |knowledge| knowledge.went_on());
+                }
+                self.held = Some(held);
+                self.go_on(message, None).await
+            }
+        }
+    }
+
+    /// SUCCESS for what ends the transaction.
+    fn answer_end(&mut self, tag: Tag, meta: &[u8]) {
+        self.machine.forwarded(tag);
+        self.machine.answered(Ended::DONE);
+        self.put_success(meta);
+        self.count_held(false, false);
+    }
+
+    fn count_held(&mut self, failed: bool, interrupted: bool) {
+        let metrics = &self.shared.metrics;
+        metrics.exchange_seconds.observe(self.exchange.asked.elapsed().as_secs_f64());
+        metrics.finished(Tag::BEGIN, failed, interrupted);
+        self.telemetry = None;
+    }
+
+    /// Hands the write of a held transaction in, if it may share one.
+    async fn share(&mut self, held: &mut Held, message: Message) -> Step<Joined> {
+        let Some((write, wire)) = self.shareable(message.extent, &held.lane, held.announced) else {
+            return Ok(Joined::Relay(None));
+        };
+        let statement = Arc::clone(&write.statement);
+        let waiting = match held.lane.submit(&self.shared, write) {
+            Submitted::Waiting(waiting) => waiting,
+            Submitted::Alone(turn) => {
+                return Ok(Joined::Relay(Some(Errand::of_transaction(Arc::clone(&held.lane), Some(turn)))));
+            }
+            Submitted::Full => return Ok(Joined::Relay(None)),
+        };
+        let bytes = Bytes::copy_from_slice(self.inbuf.get(..wire).unwrap_or_default());
+        let Some(reply) = self.wait_for(waiting.reply, Some(&waiting.claim)).await? else {
+            return Ok(Joined::Done);
+        };
+        use crate::coalesce::Reply;
+        match reply.unwrap_or(Reply::Unknown) {
+            Reply::Given(share) => {
+                let Share { answer, comparable, ballot } = *share;
+                for tag in [Tag::RUN, Tag::PULL] {
+                    self.machine.forwarded(tag);
+                    self.machine.answered(Ended::DONE);
+                }
+                self.own_answers().put_slice(&answer);
+                self.inbuf.advance(wire);
+                held.written = Some(Written { statement, wire: bytes, comparable, ballot: Some(ballot) });
+                Ok(Joined::Done)
+            }
+            Reply::Alone(turn) => {
+                Ok(Joined::Relay(turn.map(|turn| Errand::of_transaction(Arc::clone(&held.lane), Some(turn)))))
+            }
+            // Nothing of a shared transaction is committed before its members say so.
+            Reply::Answer(_) | Reply::Refused(_) | Reply::Unknown => Ok(Joined::Relay(None)),
+        }
+    }
+
+    /// COMMIT of a write that ran in a shared transaction.
+    async fn commit_held(&mut self, mut held: Box<Held>, message: Message) -> Step<bool> {
+        let Some(mut ballot) = held.written.as_mut().and_then(|written| written.ballot.take()) else {
+            self.held = Some(held);
+            return self.go_on(message, None).await;
+        };
+        ballot.commit();
+        // A RESET that comes now is too late: it is answered after COMMIT.
+        let late = crate::coalesce::Claim::default();
+        late.withdraw();
+        let outcome = self.wait_for(ballot.outcome(), Some(&late)).await?;
+        let failure = match outcome.unwrap_or(Outcome::Unknown) {
+            Outcome::Committed(bookmark) => {
+                self.inbuf.advance(message.extent.wire);
+                let mut meta = BytesMut::new();
+                let mut edit = MapEdit::removing(&[]);
+                if let Some(bookmark) = bookmark {
+                    edit.add("bookmark", |out| encode::string(&bookmark, out));
+                }
+                edit.apply(&MapView::EMPTY, &mut meta);
+                self.answer_end(Tag::COMMIT, &meta);
+                return Ok(true);
+            }
+            Outcome::TakenOut => {
+                self.held = Some(held);
+                return self.go_on(message, None).await;
+            }
+            Outcome::Unknown => {
+                self.shared.metrics.lost.inc();
+                return Err(End::UpstreamLost);
+            }
+            Outcome::Outdated => None,
+            Outcome::Refused(failure) => Some(failure),
+        };
+        self.fail_held(message, failure.as_deref());
+        Ok(true)
+    }
+
+    /// FAILURE for the message at the start of `inbuf`: Neo4j's own, or that the transaction is outdated.
+    fn fail_held(&mut self, message: Message, failure: Option<&[u8]>) {
+        self.inbuf.advance(message.extent.wire);
+        self.machine.forwarded(message.tag);
+        self.machine.answered(Ended::Failure);
+        match failure {
+            Some(failure) => self.put_answer(|out| out.put_slice(failure)),
+            None => {
+                let refusal = Refusal::Outdated;
+                self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
+                let version = self.version();
+                refusal.to_failure().write(version, self.own_answers());
+            }
+        }
+        self.count_held(true, false);
+    }
+
+    /// Begins the held transaction at Neo4j, and runs again what was answered; then the message at the start of `inbuf` goes on as usual.
+    /// True if the message was dealt with instead.
+    pub(super) async fn go_on(&mut self, message: Message, errand: Option<Box<Errand>>) -> Step<bool> {
+        let Some(mut held) = self.held.take() else { return Ok(true) };
+        if let Some(written) = &mut held.written {
+            // The shared transaction lets go of what this one writes.
+            written.ballot = None;
+        }
+        let extra = MapView::parse(&held.begin).unwrap_or(MapView::EMPTY);
+        let access = super::requests::access_of(&extra, &self.access);
+        let leased = self.lease_for(&access, None).await?;
+        self.access = access;
+        let mut lease = match leased {
+            Leased::Lease(lease) => lease,
+            Leased::Refused => {
+                self.inbuf.advance(message.extent.wire);
+                self.count_held(true, false);
+                return Ok(true);
+            }
+            // The RESET that is next ends it.
+            Leased::TakenBack => {
+                self.held = Some(held);
+                return Ok(true);
+            }
+        };
+        let begin = inherited_keys(self.version(), &self.profile.filter, &extra);
+        let connection = lease.connection_mut();
+        connection.queue_with(Tag::BEGIN, true, |out| {
+            chunk::put_message(out, |out| {
+                out.put_slice(&[0xB1, Tag::BEGIN.0]);
+                out.put_slice(&begin);
+            });
+        });
+        let again = held.written.as_ref();
+        if let Some(written) = again {
+            connection.queue_with(Tag::RUN, true, |out| out.put_slice(&written.wire));
+            connection.machine.sent_own(Tag::PULL);
+        }
+        let shared = Arc::clone(&self.shared);
+        let most = shared.config.load().coalesce.max_result;
+        let comparable = again.map(|written| written.comparable.clone());
+        let limit = shared.read_timeout();
+        let work = async {
+            match next_summary(connection, &shared, most).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(failure)) => return Ok(Some(Some(failure))),
+                Err(_) => return Err(()),
+            }
+            let Some(comparable) = comparable else { return Ok(None) };
+            match own_answer(connection, &shared, most, u64::MAX).await {
+                Ok(Ok(given)) if given.comparable() == comparable => Ok(None),
+                Ok(_) => Ok(Some(None)),
+                Err(_) => Err(()),
+            }
+        };
+        let never = crate::coalesce::Claim::default();
+        never.withdraw();
+        let begun = self.wait_for(tokio::time::timeout(limit, work), Some(&never)).await?;
+        match begun {
+            Some(Ok(Ok(None))) => {
+                self.adopt(lease);
+                self.errand = errand;
+                self.note_pin();
+                Ok(false)
+            }
+            Some(Ok(Ok(Some(failure)))) => {
+                self.fail_held(message, failure.as_deref());
+                Ok(true)
+            }
+            // Nothing is committed, but a transaction whose connection is lost ends as a direct one does.
+            Some(Ok(Err(())) | Err(_)) | None => {
+                self.shared.metrics.lost.inc();
+                Err(End::UpstreamLost)
+            }
+        }
+    }
+}

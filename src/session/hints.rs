@@ -1,0 +1,112 @@
+//! What a client tells Sidebolt in transaction metadata: `{sidebolt: {coalesce: 'off'}}`. Neo4j does not see it.
+
+use bolt_wire::Tag;
+use bolt_wire::chunk::{self, Found, MessageScanner};
+use bolt_wire::message::{Begin, Run};
+use bolt_wire::packstream::{MapEdit, MapView};
+use bytes::{BufMut, BytesMut};
+
+use super::requests::Message;
+use super::{Session, Step};
+use crate::failure::Refusal;
+
+/// The key of transaction metadata that is Sidebolt's.
+const KEY: &str = "sidebolt";
+
+/// What a request asks of Sidebolt.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Hints {
+    /// How its writes may be batched.
+    pub(super) coalesce: Option<CoalesceHint>,
+}
+
+/// `coalesce`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum CoalesceHint {
+    /// Not at all.
+    Off,
+    /// So that nobody can tell.
+    Exact,
+    /// Answered before they are sent.
+    Deferred,
+}
+
+impl Session {
+    /// Reads the hints of the RUN or BEGIN at the start of `inbuf` and takes them out of it. `None` if they were refused, which the client
+    /// was told.
+    pub(super) fn take_hints(&mut self, message: Message) -> Step<Option<Message>> {
+        self.hints = Hints::default();
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
+        let extra = match message.tag {
+            Tag::RUN => Run::parse(payload).map(|run| run.extra),
+            _ => Begin::parse(payload).map(|begin| begin.extra),
+        };
+        let Ok(extra) = extra else { return Ok(Some(message)) };
+        let Some(metadata) = extra.map("tx_metadata") else { return Ok(Some(message)) };
+        let Some(hints) = metadata.get(KEY) else { return Ok(Some(message)) };
+        let hints = match read(hints) {
+            Ok(hints) => hints,
+            Err(found) => {
+                self.refuse_message(&Refusal::Hint { found }, message);
+                return Ok(None);
+            }
+        };
+        let mut edit = MapEdit::removing(&["tx_metadata"]);
+        if metadata.len() > 1 {
+            edit.add("tx_metadata", |out| MapEdit::removing(&[KEY]).apply(&metadata, out));
+        }
+        let mut changed = BytesMut::with_capacity(message.extent.wire);
+        chunk::put_message(&mut changed, |out| match message.tag {
+            Tag::RUN => {
+                if let Ok(run) = Run::parse(payload) {
+                    run.write_with(&edit, out);
+                }
+            }
+            _ => {
+                if let Ok(begin) = Begin::parse(payload) {
+                    begin.write_with(&edit, out);
+                }
+            }
+        });
+        changed.put_slice(self.inbuf.get(message.extent.wire..).unwrap_or_default());
+        let Found::Message(extent) = MessageScanner::default().scan(&changed) else { return Ok(Some(message)) };
+        *self.inbuf = changed;
+        self.hints = hints;
+        Ok(Some(Message { extent, ..message }))
+    }
+}
+
+/// Reads the value of the key; what it was, if that means nothing.
+fn read(value: &[u8]) -> Result<Hints, String> {
+    let Ok(map) = MapView::parse(value) else { return Err("no map".to_owned()) };
+    let mut hints = Hints::default();
+    for (name, _) in map.iter() {
+        match (name, map.string(name)) {
+            ("coalesce", Some("off")) => hints.coalesce = Some(CoalesceHint::Off),
+            ("coalesce", Some("exact")) => hints.coalesce = Some(CoalesceHint::Exact),
+            ("coalesce", Some("deferred")) => hints.coalesce = Some(CoalesceHint::Deferred),
+            (name, Some(other)) => return Err(format!("{name}: '{other}'")),
+            (name, None) => return Err(format!("{name}: a value that is no string")),
+        }
+    }
+    Ok(hints)
+}
+
+#[cfg(test)]
+mod tests {
+    use bolt_wire::packstream::Value;
+
+    use super::*;
+
+    #[test]
+    fn hints_are_read_and_nonsense_is_named() {
+        let hint = |key: &str, value: Value| read(&Value::map([(key, value)]).to_bytes());
+        assert_eq!(hint("coalesce", "off".into()), Ok(Hints { coalesce: Some(CoalesceHint::Off) }));
+        assert_eq!(hint("coalesce", "deferred".into()), Ok(Hints { coalesce: Some(CoalesceHint::Deferred) }));
+        assert_eq!(hint("coalesce", "of".into()), Err("coalesce: 'of'".to_owned()));
+        assert_eq!(hint("colaesce", "off".into()), Err("colaesce: 'off'".to_owned()));
+        assert!(hint("coalesce", Value::Integer(1)).is_err());
+        assert!(read(&[0x01]).is_err());
+    }
+}
