@@ -1,6 +1,6 @@
 //! Texts and what they are taken for.
 
-use super::{Class, Kind, Shape, Statement, Statements};
+use super::{Class, Kind, Requirement, Shape, Statement, Statements, Way};
 
 /// The kind of a shape; `write: reason`; `other: reason`.
 fn verdict(text: &str) -> String {
@@ -103,6 +103,65 @@ fn one_relationship_between_keyed_nodes() {
 }
 
 #[test]
+fn rows_that_must_run_one_after_the_other() {
+    let ways = [
+        (Way::Unwind, "MERGE (n:L {k: $k}) SET n.x = $x + 1"),
+        (Way::Unwind, "CREATE (n:L {k: $k}), (m:L)"),
+        (Way::Unwind, "CREATE (a:X)-[:T]->(b:Y)"),
+        (Way::Rows, "MERGE (n:L {k: $k}) SET n.x = n.x + 1"),
+        (Way::Rows, "MERGE (n:L {k: $k}) MERGE (m:L {k: $j})"),
+        (Way::Rows, "MATCH (a:X {k: $a}), (b:Y {k: $b}) MERGE (a)-[r:T]->(b) SET a.x = 1"),
+        (Way::Rows, "MATCH (a:X {k: $a}), (b:Y {k: $b}) SET a.x = 1"),
+        (Way::Rows, "MATCH (a:X {k: $a}), (b:Y {k: $b}), (c:Z {k: 1}) MERGE (a)-[:T]->(b)"),
+        (Way::Rows, "MATCH (a:X {k: $a}) CREATE (a)-[:T]->(b:X {k: $b})"),
+        (Way::Rows, "MERGE (a:X {k: $a}) MERGE (b:X {k: $b}) MERGE (a)-[r:T]->(b) SET r += $m"),
+    ];
+    for (way, text) in ways {
+        let shape = shape(text);
+        assert_eq!(shape.way, way, "{text}");
+        let merges = text.contains("MERGE");
+        assert_eq!(shape.key.distinct, way == Way::Unwind && merges, "{text}");
+    }
+}
+
+#[test]
+fn nulls_where_they_can_be_counted() {
+    let check = |text, path: &str| {
+        let shape = shape(text);
+        let mut found = shape.checks.iter().filter(|check| *check.path == [Box::from(path)]);
+        found.next().map(|check| format!("{:?}", check.requirement)).unwrap_or_default()
+    };
+    assert_eq!(check("MERGE (n:L {k: $k}) SET n.a = $a", "a"), "Nullable");
+    assert_eq!(check("MERGE (n:L {k: $k}) SET n.a = $a", "k"), "Key");
+    assert_eq!(check("MERGE (n:L {k: $k}) SET n.a = $a, n.b = $b", "a"), "Property");
+    assert_eq!(check("MERGE (n:L {k: $k}) SET n += $m, n.a = $a", "a"), "Property");
+    assert_eq!(check("MERGE (n:L {k: $k}) REMOVE n.a SET n.a = $a", "a"), "Property");
+    assert_eq!(check("MERGE (n:L {k: $k}) ON CREATE SET n.a = $a", "a"), "Property");
+    assert_eq!(check("CREATE (n:L {a: $a})", "a"), "Nullable");
+    assert_eq!(check("MERGE (n:L {k: $k}) RETURN $a", "a"), "Any");
+}
+
+#[test]
+fn a_map_may_not_change_the_key() {
+    let same = |text: &str| {
+        let shape = shape(text);
+        let found = shape.checks.iter().find_map(|check| match &check.requirement {
+            Requirement::Map { same } => {
+                Some(same.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>())
+            }
+            _ => None,
+        });
+        found.expect("a map")
+    };
+    assert_eq!(same("MERGE (n:L {k: $k, j: 1}) SET n += $m"), ["k", "j"]);
+    assert_eq!(same("MERGE (n:L {k: $m.k}) SET n += $m"), [""; 0]);
+    assert_eq!(same("MERGE (n:L {k: $m.j}) SET n += $m"), ["k"]);
+    assert_eq!(same("MERGE (n:L {k: $m.a.k}) SET n += $m.a"), [""; 0]);
+    assert_eq!(same("CREATE (n:L {k: $k}) SET n += $m"), [""; 0]);
+    assert_eq!(same("MATCH (a:X {k: $a}), (b:Y {k: $b}) MERGE (a)-[r:T {s: 1}]->(b) SET r = $m"), ["s"]);
+}
+
+#[test]
 fn writes_without_a_shape() {
     all(
         "write: ",
@@ -128,10 +187,24 @@ fn writes_without_a_shape() {
             "MERGE (n:L {k: $k}) SET n.k = 2",
             "MERGE (n:L {k: $k}) SET n.x = null",
             "MERGE (n:L {k: $k}) SET n.x = $x, n.x = $y",
-            "MERGE (n:L {k: $k}) SET n.x = n.x + 1",
             "MERGE (n:L {k: $k}) SET n.x = $x SET m.y = 1",
             "MERGE (n:L {k: $k}) SET n[$key] = 1",
             "MERGE (n:L {k: $k}) SET n += n",
+            "MERGE (n:L {k: $k}) SET n.x = n.y + 1",
+            "MERGE (n:L {k: $k}) SET n.x = n.x + 1, n.y = 2",
+            "MERGE (n:L {k: $k}) SET n.x = n.x + 1, n += $m",
+            "MERGE (n:L {k: $k}) SET n.x = n.x + 1 SET n.x = 2",
+            "MERGE (n:L {k: $k}) SET n.x = coalesce(n.x, null) + 1",
+            "MERGE (n:L {k: $k}) SET n.x = n.x + 'more'",
+            "MERGE (n:L {k: $k}) SET n.x = n.x / 2",
+            "MERGE (n:L {k: $k}) SET n.x = toUpper($x)",
+            "MERGE (n:L {k: $k}) SET n.k = n.k + 1",
+            "MERGE (a:X {k: $a}) MERGE (b:Y {k: $b}) SET a.x = 1, b.x = 2",
+            "MERGE (a:X {k: $a}) MERGE (b:Y {k: $b}) SET a.x = 1 SET b.x = 2",
+            "MERGE (a:X {k: $a}) MATCH (b:Y {k: $b}) MERGE (a)-[:T]->(b)",
+            "MATCH (a:X {k: $a}) SET a.x = 1 MATCH (b:Y {k: $b}) SET b.x = 1",
+            "MERGE (a:X {k: $a}) MERGE (a)-[:T]->(b:Y {k: $b})",
+            "MATCH (a:X {k: $a}) CREATE (a)-[:T]->(c)",
             "MERGE (n:L {k: $k}) SET n.x = 1 SET n = $m",
             "MERGE (n:L {k: $k}) SET n += $m REMOVE n.x",
             "MERGE (n:L {k: $k}) REMOVE n.k",
@@ -153,14 +226,10 @@ fn writes_without_a_shape() {
             "MERGE (n:L {k: $k}) DELETE n",
             "MERGE p = (n:L {k: $k})",
             "MERGE (true:L {k: $k}) SET true.x = 1",
-            "MERGE (n:L {k: $k}) MERGE (m:L {k: $j})",
             "MERGE (a:X {k: $a})-[:T]->(b:Y {k: $b})",
             "MERGE (ü:L {k: $k})",
             "MERGE (n:L {k: $ k})",
             "CREATE (n {k: $k})",
-            "CREATE (n:L {k: $k}), (m:L)",
-            "CREATE (a:X)-[:T]->(b:Y)",
-            "CREATE (n:L {k: $k + 1})",
             "CREATE (n:L $p.m)",
             "CREATE (n:$($label))",
             "MATCH (n:L {k: $k}) DETACH DELETE n",
@@ -185,12 +254,9 @@ fn writes_without_a_shape() {
             "MATCH (a:X {k: $a}), (b:Y {k: $b}) MERGE (a)-[:T]->(c)",
             "MATCH (a:X {k: $a}), (b:Y {k: $b}) MERGE (a)-[:T]->(b:Z)",
             "MATCH (a:X {k: $a}), (b:Y {k: $b}) MERGE (a)-[a:T]->(b)",
-            "MATCH (a:X {k: $a}), (b:Y {k: $b}) MERGE (a)-[r:T]->(b) SET a.x = 1",
             "MATCH (a:X {k: $a}), (b:Y {k: $b}) MERGE (a)-[r:T $m]->(b)",
             "MATCH (a:X {k: $a}), (b:Y {k: $b}) MERGE (a)-[r:T {s: $s}]->(b) SET r.s = 2",
             "MATCH (a:X {k: $a}), (b:Y {k: $b}) CREATE (a)-[:T]->(b)-[:U]->(a)",
-            "MATCH (a:X {k: $a}), (b:Y {k: $b}) SET a.x = 1",
-            "MATCH (a:X {k: $a}), (b:Y {k: $b}), (c:Z {k: 1}) MERGE (a)-[:T]->(b)",
             "MATCH (a:X {k: $a}), (a:Y {k: $b}) MERGE (a)-[:T]->(a)",
             "MATCH (a:X {k: $a}), (b:Y) MERGE (a)-[:T]->(b)",
             "UNWIND $rows AS row MERGE (n:L {k: row.k})",
@@ -362,4 +428,110 @@ fn columns_are_spelt_as_in_the_text() {
     let found = shape("MERGE (n:L {k: $k}) RETURN n . x, n.`y`, $k , elementId( n ) AS `my id`, -1, \"a\" ");
     assert_eq!(*found.columns, ["n . x", "n.`y`", "$k", "my id", "-1", "\"a\""].map(Box::from));
     assert_eq!(found.kind, Kind::NodeMerge);
+}
+
+/// Whatever a client sends: an answer, no panic, and a shape's text is one that is judged a write again.
+#[test]
+fn any_text_is_judged() {
+    let samples = [
+        "MERGE (n:L {k: $k, j: 'x'}) ON CREATE SET n.x = $x, n += $m ON MATCH SET n.y = -1.5 REMOVE n.z, n:M RETURN n.x AS `a b`, $p.q",
+        "MATCH (a:X {k: $a}), (b:Y) WHERE b.k = 2 AND a.j = $j MERGE (a)<-[r:T {s: true}]-(b) SET r.c = coalesce(r.c, 0) + 1 RETURN id(r)",
+        "CREATE (a:X $m)-[:T]->(b:Y {k: null}) SET a = {x: 1} // end\n",
+        "MATCH (n) CALL (n) { WITH n DETACH DELETE n } IN TRANSACTIONS OF $x ROWS",
+        "CALL db.labels() YIELD label /* x */ FOREACH (x IN [1, 2] | SET n.x = [y IN $l WHERE y > 1 | y * 2])",
+    ];
+    let pieces = [
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        "'",
+        "\"",
+        "`",
+        "\\",
+        "\\u0041",
+        "/*",
+        "*/",
+        "//",
+        "\n",
+        "$",
+        "$`",
+        ";",
+        ":",
+        "|",
+        "&",
+        "..",
+        "->",
+        "<-",
+        "-",
+        "+=",
+        "=",
+        "CREATE ",
+        "MERGE ",
+        "SET ",
+        " IN ",
+        "CALL ",
+        "USE ",
+        "0x",
+        "1e9",
+        "é",
+        "\u{2028}",
+        "\0",
+        "CASE WHEN ",
+        "NOT ",
+        "EXISTS {",
+        "(((((((((",
+        "]]]]]]",
+        "n.",
+        "AS ",
+        "🦀",
+    ];
+    let mut random = fastrand::Rng::with_seed(4);
+    for _ in 0..6_000 {
+        let mut text: Vec<char> = random.choice(samples).unwrap_or_default().chars().collect();
+        for _ in 0..random.usize(1..6) {
+            let at = random.usize(0..=text.len());
+            let end = (at + random.usize(0..6)).min(text.len());
+            let piece = match random.u8(0..4) {
+                0 => "",
+                1 => {
+                    let other = random.choice(samples).unwrap_or_default();
+                    let from = random.usize(0..other.len());
+                    &other[from..(from + random.usize(0..20)).min(other.len())]
+                }
+                _ => random.choice(pieces).unwrap_or_default(),
+            };
+            text.splice(at..end, piece.chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Class::Write { shape: Ok(shape) } = Statement::parse(&text).class {
+            let again = Statement::parse(&shape.batch);
+            assert!(matches!(again.class, Class::Write { .. }), "{text}\n{}\n{:?}", shape.batch, again.class);
+            assert_eq!(*again.parameters, [Box::from("rows")], "{text}\n{}", shape.batch);
+        }
+    }
+}
+
+/// Deep and long texts cost no more than their length.
+#[test]
+fn deep_texts_are_judged() {
+    for (open, middle, close) in [
+        ("(", "1", ")"),
+        ("[", "1", "]"),
+        ("{a: ", "1", "}"),
+        ("-", "1", ""),
+        ("coalesce(", "1", ", 1)"),
+        ("n.x + ", "1", ""),
+    ] {
+        for depth in [10, 200, 900, 5_000] {
+            let text = format!(
+                "MERGE (n:L {{k: $k}}) SET n.x = {}{middle}{}",
+                open.repeat(depth),
+                close.repeat(depth)
+            );
+            assert!(matches!(Statement::parse(&text).class, Class::Write { .. }), "{open} {depth} times");
+        }
+    }
 }
