@@ -121,10 +121,10 @@ async fn compare(sides: &mut Sides, scripts: &[Script], tally: &mut Tally) -> Re
         left.push(graph.everything().await?);
         graph.empty().await?;
     }
-    tally.count_scripts(scripts, &seen[0]);
+    tally.count_scripts(scripts, &seen);
     let mut found = Vec::new();
     for (client, script) in scripts.iter().enumerate() {
-        let (direct, through) = (&seen[0][client], &seen[1][client]);
+        let (direct, through) = (&seen[0][client].units, &seen[1][client].units);
         let differs = |unit: &usize| !alike(&direct[*unit], &through[*unit], &mut tally.documented);
         let Some(first) = (0..script.units.len()).find(differs) else { continue };
         tally.differ(kind(&direct[first], &through[first]));
@@ -185,7 +185,7 @@ async fn differs_alone(sides: &mut Sides, version: Version, units: &[Unit]) -> R
     let mut last = Vec::new();
     for side in [0, 1] {
         let endpoint = if side == 0 { &sides.direct } else { &sides.through };
-        last.push(play(endpoint.clone(), script.clone()).await.pop().unwrap_or_default());
+        last.push(play(endpoint.clone(), script.clone()).await.units.pop().unwrap_or_default());
         sides.graphs[side].empty().await?;
     }
     Ok(!alike(&last[0], &last[1], &mut 0))
