@@ -59,6 +59,8 @@ pub(crate) struct Unit {
     pub(crate) steps: Vec<Step>,
     /// As drivers do: nothing but a RESET after a failure.
     pub(crate) stops: bool,
+    /// Its writes may be answered before they are done: only the end of it, and what it reads, can be compared.
+    pub(crate) deferred: bool,
     /// Drivers try it again after a transient error.
     pub(crate) retried: bool,
     /// How many statements it holds.
@@ -77,6 +79,9 @@ impl Unit {
             let (text, parameters, _) = one(random);
             Ask::Run(text, parameters, extra)
         };
+        if random.u8(0..30) == 0 {
+            return Self::deferred(statements, space, random);
+        }
         let plain = match space.mood {
             Mood::Wild => false,
             Mood::Calm => random.u8(0..3) > 0,
@@ -97,13 +102,27 @@ impl Unit {
                     Step::Think(if random.u8(0..20) == 0 { random.u64(1..60) } else { 0 }),
                     Step::Burst(vec![Ask::Commit]),
                 ];
-                Self { way: "execute_write", steps, stops: true, retried: true, statements: 1 }
+                Self {
+                    way: "execute_write",
+                    steps,
+                    stops: true,
+                    retried: true,
+                    deferred: false,
+                    statements: 1,
+                }
             }
             63..=75 => {
                 let begin = Ask::Begin(extra(false, space, random));
                 let all = vec![Ask::Telemetry(3), begin, run(random, Extra::none()), Ask::Pull(1000)];
                 let steps = vec![Step::Burst(all), Step::Rest(1000), Step::Burst(vec![Ask::Commit])];
-                Self { way: "execute_query", steps, stops: true, retried: true, statements: 1 }
+                Self {
+                    way: "execute_query",
+                    steps,
+                    stops: true,
+                    retried: true,
+                    deferred: false,
+                    statements: 1,
+                }
             }
             76..=87 => Self::explicit(run, space, random),
             88..=92 => Self::pipelined(run, random),
@@ -127,7 +146,7 @@ impl Unit {
                 ("auto pull, discard", vec![first, Step::Burst(vec![Ask::Discard(-1)])])
             }
         };
-        Self { way, steps, stops: true, retried: false, statements: 1 }
+        Self { way, steps, stops: true, retried: false, deferred: false, statements: 1 }
     }
 
     /// BEGIN, some statements, an end; as drivers do it or with no regard for failures.
@@ -146,7 +165,27 @@ impl Unit {
             _ => ("explicit, twice", Step::Burst(vec![Ask::Commit, Ask::Commit])),
         };
         steps.push(end);
-        Self { way, steps, stops: random.u8(0..4) > 0, retried: false, statements: count }
+        Self { way, steps, stops: random.u8(0..4) > 0, retried: false, deferred: false, statements: count }
+    }
+
+    /// A loop of writes in one transaction, which Sidebolt may gather.
+    fn deferred(statements: &[Statement], space: Space, random: &mut Rng) -> Self {
+        let wanted = Value::map([("sidebolt", Value::map([("coalesce", "deferred".into())]))]);
+        let begin = Extra { entries: vec![("tx_metadata".to_owned(), wanted)], bookmarked: false };
+        let mut steps = vec![Step::Burst(vec![Ask::Telemetry(1), Ask::Begin(begin)])];
+        let count = random.usize(1..24);
+        let mut statement = &statements[0];
+        for number in 0..count {
+            // Mostly the same text again: only those are gathered.
+            if number == 0 || random.u8(0..6) == 0 {
+                statement = &statements[random.usize(0..statements.len())];
+            }
+            let (text, parameters) = statement.fill(space, random);
+            steps.push(Step::Burst(vec![Ask::Run(text, parameters, Extra::none()), Ask::Pull(1000)]));
+        }
+        steps.push(Step::Burst(vec![if random.u8(0..10) > 0 { Ask::Commit } else { Ask::Rollback }]));
+        let statements = count;
+        Self { way: "deferred", steps, stops: true, retried: false, deferred: true, statements }
     }
 
     /// Several in one flush.
@@ -162,6 +201,7 @@ impl Unit {
                 steps: vec![Step::Burst(burst)],
                 stops: true,
                 retried: false,
+                deferred: false,
                 statements: count,
             };
         }
@@ -172,6 +212,7 @@ impl Unit {
             steps: vec![Step::Burst(burst)],
             stops: true,
             retried: false,
+            deferred: false,
             statements: count,
         }
     }
@@ -199,6 +240,7 @@ impl Unit {
                     steps,
                     stops: true,
                     retried: false,
+                    deferred: false,
                     statements: 2,
                 };
             }
@@ -207,7 +249,7 @@ impl Unit {
                 ("managed, reset", vec![Step::Burst(begin), Step::Burst(vec![Ask::Reset])])
             }
         };
-        Self { way, steps, stops: true, retried: false, statements: 1 }
+        Self { way, steps, stops: true, retried: false, deferred: false, statements: 1 }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::wire::Endpoint;
 pub(crate) struct Pool {
     any: Vec<Statement>,
     shaped: Vec<Statement>,
+    plain: Vec<Statement>,
 }
 
 impl Pool {
@@ -27,7 +28,8 @@ impl Pool {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let any = (0..150).map(|_| Statement::random(&mut random)).collect();
-        Self { any, shaped: (0..150).map(|_| Statement::shaped(&mut random)).collect() }
+        let shaped = (0..100).map(|_| Statement::shaped(false, &mut random)).collect();
+        Self { any, shaped, plain: (0..100).map(|_| Statement::shaped(true, &mut random)).collect() }
     }
 }
 
@@ -54,11 +56,15 @@ impl Round {
             Mood::Strict => (&[32, 48, 64], random.usize(1..3)),
         };
         let clients = *random.choice(sizes).unwrap_or(&8);
-        let texts = if mood == Mood::Wild { &pool.any } else { &pool.shaped };
+        let texts = match mood {
+            Mood::Wild => &pool.any,
+            Mood::Calm => &pool.shaped,
+            Mood::Strict => &pool.plain,
+        };
         let mut hot: Vec<Statement> = (0..few).filter_map(|_| random.choice(texts).cloned()).collect();
         match mood {
             Mood::Wild => hot.push(Statement::random(&mut random)),
-            Mood::Calm => hot.push(Statement::shaped(&mut random)),
+            Mood::Calm => hot.push(Statement::shaped(false, &mut random)),
             Mood::Strict => {}
         }
         // Versions do not share a batch.
