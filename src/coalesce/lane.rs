@@ -264,7 +264,8 @@ impl Lane {
     fn dispatch(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) {
         let config = shared.config.load();
         let coalesce = &config.coalesce;
-        let allowed = state.pace.rows(coalesce.batch_size.min(coalesce.max_batch_size), coalesce.max_batch_size);
+        let allowed =
+            state.pace.rows(coalesce.batch_size.min(coalesce.max_batch_size), coalesce.max_batch_size);
         loop {
             if state.queue.is_empty() {
                 state.queued = 0;
@@ -274,9 +275,8 @@ impl Lane {
             let idle = state.batches.is_empty() && state.running() < coalesce.singles;
             let backlog = state.queue.len() >= allowed;
             let stuck = state.batches.values().all(|batch| now - batch.since > PATIENCE);
-            let more = state.batches.len() < coalesce.max_batches
-                && !state.batches.is_empty()
-                && (backlog || stuck);
+            let more =
+                state.batches.len() < coalesce.max_batches && !state.batches.is_empty() && (backlog || stuck);
             if !idle && !more {
                 return;
             }
@@ -292,7 +292,13 @@ impl Lane {
     }
 
     /// Starts a batch, or lets a single write run alone.
-    fn send_off(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, mut members: Vec<Member>, allowed: usize) {
+    fn send_off(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        state: &mut State,
+        mut members: Vec<Member>,
+        allowed: usize,
+    ) {
         if members.len() == 1
             && state.batches.is_empty()
             && let Some(member) = members.pop()
@@ -326,7 +332,9 @@ impl Lane {
             }
             let beside_others = beside
                 && (member.write.key.is_none()
-                    || self.locks(&member).any(|lock| state.batches.values().any(|b| b.locks.contains(&lock))));
+                    || self
+                        .locks(&member)
+                        .any(|lock| state.batches.values().any(|b| b.locks.contains(&lock))));
             let distinct = shape(&member.write.statement).is_some_and(|shape| shape.key.distinct);
             let repeated = member.write.key.as_ref().filter(|_| distinct).is_some_and(|key| {
                 !seen.insert((Arc::as_ptr(&member.write.statement), self.hasher.hash_one(key)))
@@ -411,7 +419,11 @@ impl Lane {
     }
 
     /// What is known of a text in this lane.
-    pub(crate) fn knowledge<T>(&self, statement: &Arc<Statement>, look: impl FnOnce(&mut Knowledge) -> T) -> T {
+    pub(crate) fn knowledge<T>(
+        &self,
+        statement: &Arc<Statement>,
+        look: impl FnOnce(&mut Knowledge) -> T,
+    ) -> T {
         look(self.texts.lock().of(statement))
     }
 

@@ -9,7 +9,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::lane::Lane;
 use super::member::{Member, Write};
-use crate::statement::{Class, Shape, Statement, Way};
+use crate::statement::{Class, Shape, Statement};
 use crate::upstream::Connection;
 
 /// Fewer rows of one text run as they are: their statement would cost no less.
@@ -42,7 +42,9 @@ impl Plan {
     /// Sorts members so that batches lock in the same order, and gathers rows of one text.
     pub(super) fn of(lane: &Lane, mut members: Vec<Member>, derive: bool) -> Self {
         let texts = |member: &Member| match shape(&member.write.statement) {
-            Some(shape) if member.write.key.is_some() => Some((shape.name.clone(), member.write.statement.text.clone())),
+            Some(shape) if member.write.key.is_some() => {
+                Some((shape.name.clone(), member.write.statement.text.clone()))
+            }
             _ => None,
         };
         members.sort_by_cached_key(|member| {
@@ -61,7 +63,7 @@ impl Plan {
             let rows = members.iter().skip(start).take_while(alike).count();
             let derived = derive
                 && rows >= ROWS
-                && shape(&first.write.statement).is_some_and(|shape| way_exists(shape))
+                && shape(&first.write.statement).is_some()
                 && lane.knowledge(&first.write.statement, |knowledge| knowledge.derives());
             if derived {
                 segments.push(Segment { range: start..start + rows, derived: true });
@@ -81,7 +83,9 @@ impl Plan {
             let Some(members) = self.members.get(segment.range.clone()) else { continue };
             let Some(first) = members.first() else { continue };
             let (fetch, everything) = if segment.derived {
-                connection.queue_with(Tag::RUN, false, |out| put_rows(members.iter().map(|member| &member.write), out));
+                connection.queue_with(Tag::RUN, false, |out| {
+                    put_rows(members.iter().map(|member| &member.write), out)
+                });
                 (Tag::PULL, -1)
             } else {
                 connection.queue_with(Tag::RUN, false, |out| put_run(&first.write, out));
@@ -100,11 +104,6 @@ pub(super) fn put_fetch(fetch: Tag, records: i64, out: &mut BytesMut) {
         encode::string("n", out);
         encode::integer(records, out);
     });
-}
-
-/// Whether the servers that are supported can run the shape's statement: all of them can.
-fn way_exists(shape: &Shape) -> bool {
-    matches!(shape.way, Way::Unwind | Way::Rows)
 }
 
 /// RUN of one request's own text.
