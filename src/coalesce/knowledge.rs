@@ -80,8 +80,21 @@ pub(crate) struct Knowledge {
     mismatches: u32,
     /// Rows that went in batches.
     pub(super) rows: u64,
-    /// True after advice on its indexes was given.
-    pub(super) advised: bool,
+    /// Batches with such rows.
+    pub(super) batches: u64,
+    /// Whether the indexes that it needs are there.
+    pub(super) indexes: Indexes,
+}
+
+/// Whether the indexes that a text needs are there.
+#[derive(Debug, Default)]
+pub(super) struct Indexes {
+    /// When to look again; none = it was never looked.
+    pub(super) due: Option<Instant>,
+    /// The statements that make those that are missing.
+    pub(super) advice: Option<Arc<str>>,
+    /// The log has it.
+    pub(super) logged: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -242,17 +255,41 @@ impl Knowledge {
 
     /// Whether its shape's statement is to be used: its answers are known, and it was not measured to be slower.
     pub(super) fn derives(&mut self) -> bool {
-        if self.underivable.is_some() || self.run.is_none() || self.summaries.iter().all(Option::is_none) {
+        if self.underivable.is_some() || !self.knows_answers() {
             return false;
         }
-        let slower = self.derived.samples >= SAMPLES
-            && self.grouped.samples >= SAMPLES
-            && self.derived.seconds > self.grouped.seconds * 1.2;
-        if slower {
+        if self.is_slower() {
             self.derived.samples += 1;
             return self.derived.samples.is_multiple_of(RETRY);
         }
         true
+    }
+
+    fn knows_answers(&self) -> bool {
+        self.run.is_some() && self.summaries.iter().any(Option::is_some)
+    }
+
+    /// Its shape's statement was measured to be slower than a group.
+    fn is_slower(&self) -> bool {
+        self.derived.samples >= SAMPLES
+            && self.grouped.samples >= SAMPLES
+            && self.derived.seconds > self.grouped.seconds * 1.2
+    }
+
+    /// Why its shape's statement is not used for now, if it is not.
+    pub(super) fn doubt(&self) -> Option<&'static str> {
+        if self.underivable.is_some() {
+            return self.underivable;
+        }
+        if !self.knows_answers() {
+            return Some("its answer is not known yet");
+        }
+        self.is_slower().then_some("one statement for many was measured to be slower")
+    }
+
+    /// Runs of its own outside of transactions.
+    pub(super) fn runs_alone(&self) -> u64 {
+        u64::from(self.lessons)
     }
 
     /// Seconds of a run of its own, of a group's member and of a row, as far as they were measured.

@@ -143,6 +143,19 @@ impl Pace {
     }
 }
 
+/// What a lane has to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// Writes that wait.
+    pub(super) waiting: usize,
+    /// Batches in flight.
+    pub(super) batches: usize,
+    /// Writes that run alone.
+    pub(super) alone: usize,
+    /// Rows that a batch may have.
+    pub(super) cap: usize,
+}
+
 /// What `Lane::submit` came to.
 pub(crate) enum Submitted {
     /// The lane has room: the session runs it itself.
@@ -469,10 +482,15 @@ impl Lane {
             && state.used.is_none_or(|used| used.elapsed() > after)
     }
 
-    /// Rows that a batch may have now, and writes that wait.
-    pub(super) fn counts(&self, start: usize, most: usize) -> (usize, usize) {
+    /// What it has to do now; batches begin with `start` rows and have `most` at most.
+    pub(super) fn load(&self, start: usize, most: usize) -> Load {
         let state = self.state.lock();
-        (state.pace.rows(start, most), state.queue.len())
+        Load {
+            waiting: state.queue.len(),
+            batches: state.batches.len(),
+            alone: state.singles.len(),
+            cap: state.pace.rows(start, most),
+        }
     }
 
     /// The database that it writes to, if its clients name one.

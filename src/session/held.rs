@@ -41,6 +41,18 @@ struct Written {
     ballot: Option<Ballot>,
 }
 
+impl Held {
+    /// Nothing was run in it.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.written.is_none()
+    }
+
+    /// The database that its client has named.
+    pub(super) fn database(&self) -> Option<&str> {
+        MapView::parse(&self.begin).ok()?.string("db")
+    }
+}
+
 /// The two telemetry values of APIs that commit what they began, unless their work fails.
 const MANAGED: [u8; 2] = [0, 3];
 
@@ -141,14 +153,15 @@ impl Session {
     }
 
     /// SUCCESS for what ends the transaction.
-    fn answer_end(&mut self, tag: Tag, meta: &[u8]) {
+    pub(super) fn answer_end(&mut self, tag: Tag, meta: &[u8]) {
         self.machine.forwarded(tag);
         self.machine.answered(Ended::DONE);
         self.put_success(meta);
         self.count_held(false, false);
     }
 
-    fn count_held(&mut self, failed: bool, interrupted: bool) {
+    pub(super) fn count_held(&mut self, failed: bool, interrupted: bool) {
+        self.results = None;
         let metrics = &self.shared.metrics;
         metrics.exchange_seconds.observe(self.exchange.asked.elapsed().as_secs_f64());
         metrics.finished(Tag::BEGIN, failed, interrupted);
