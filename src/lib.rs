@@ -7,6 +7,7 @@ mod buffers;
 pub mod cli;
 mod coalesce;
 pub mod config;
+mod console;
 pub mod demo;
 mod failure;
 mod indexes;
@@ -27,4 +28,9 @@ pub fn metrics_reference() -> String {
 /// The table of Sidebolt's own failures in Markdown, as the README has it.
 pub fn failures_reference() -> String {
     failure::reference_markdown()
+}
+
+/// The table of Sidebolt's own procedures in Markdown, as the README has it.
+pub fn procedures_reference() -> String {
+    console::reference_markdown()
 }

@@ -1,6 +1,8 @@
 //! One batch: a transaction of many clients' writes, each answered after COMMIT and none before it.
 
+use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bolt_wire::Tag;
@@ -10,14 +12,15 @@ use bolt_wire::packstream::{MapEdit, MapView, encode};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
+use super::advice;
 use super::answer::{Counters, Form, Given, read_row};
-use super::knowledge::notifications;
+use super::knowledge::same_notifications;
 use super::lane::Place;
 use super::member::{Member, Reply};
 use super::plan::{Plan, Segment, shape};
 use super::shared;
 use crate::session::Shared;
-use crate::statement::Way;
+use crate::statement::{Statement, Way};
 use crate::upstream::{Connection, Lease};
 
 /// Transactions that one batch may take, however often it is taken apart.
@@ -409,6 +412,9 @@ impl Transaction<'_> {
             if !row.give(shape, &member.write.parameters, given) {
                 return Err(mismatch("row"));
             }
+            if shape.one_row && given.rows > 1 {
+                return Err(mismatch("several_rows"));
+            }
             if !shape.columns.is_empty()
                 && member.write.records >= 0
                 && given.rows > member.write.records as u64
@@ -428,18 +434,21 @@ impl Transaction<'_> {
             return Err(mismatch("ledger"));
         }
         let times = (run.integer("t_first").unwrap_or(0), summary.integer("t_last").unwrap_or(0));
-        let codes = notifications(&summary);
         self.place.lane().knowledge(&first.write.statement, |knowledge| {
             let run = knowledge.run.clone().ok_or_else(|| mismatch("unknown_answer"))?;
             let run = Bytes::from_owner(run);
-            for member in given {
-                let records = member.rows > 0 && !shape.columns.is_empty();
-                let known = knowledge.summary(records).ok_or_else(|| mismatch("unknown_answer"))?;
-                if notifications(&MapView::parse(known).unwrap_or(MapView::EMPTY)) != codes {
+            let summaries =
+                [false, true].map(|records| knowledge.summary(records).cloned().map(Bytes::from_owner));
+            for known in summaries.iter().flatten() {
+                if !same_notifications(&MapView::parse(known).unwrap_or(MapView::EMPTY), &summary) {
                     return Err(mismatch("notifications"));
                 }
+            }
+            for member in given {
+                let records = member.rows > 0 && !shape.columns.is_empty();
+                let known = summaries.get(usize::from(records)).cloned().flatten();
                 member.run = run.clone();
-                member.summary = Bytes::from_owner(std::sync::Arc::clone(known));
+                member.summary = known.ok_or_else(|| mismatch("unknown_answer"))?;
                 member.times = Some(times);
             }
             Ok(())
@@ -578,6 +587,7 @@ pub(super) fn account(place: &Place, plan: &Plan, took: &[Duration]) {
     let metrics = &place.shared().metrics.coalesce;
     metrics.batch_size.observe(plan.members.len() as f64);
     let mut ways: Vec<&'static str> = Vec::new();
+    let mut texts: HashSet<*const Statement> = HashSet::new();
     for (segment, took) in plan.segments.iter().zip(took) {
         let Some(first) = plan.members.get(segment.range.start) else { continue };
         let rows = segment.range.len();
@@ -592,15 +602,20 @@ pub(super) fn account(place: &Place, plan: &Plan, took: &[Duration]) {
         if !ways.contains(&way) {
             ways.push(way);
         }
-        let saved = place.lane().knowledge(&first.write.statement, |knowledge| {
+        let first_of_text = texts.insert(Arc::as_ptr(&first.write.statement));
+        let (saved, look) = place.lane().knowledge(&first.write.statement, |knowledge| {
             knowledge.succeeded(rows);
+            knowledge.batches += u64::from(first_of_text);
             if segment.derived {
                 knowledge.derived_took(*took, rows)
             } else {
                 knowledge.grouped_took(*took, rows)
             }
-            knowledge.saved(*took, rows)
+            (knowledge.saved(*took, rows), shape.is_some() && knowledge.indexes.is_due())
         });
+        if look {
+            advice::look(&place.shared().indexes, place.lane(), &first.write.statement, true);
+        }
         metrics.saved_seconds.inc_by(saved);
     }
     for way in ways {

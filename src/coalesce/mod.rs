@@ -3,6 +3,7 @@
 //! A write that finds its lane with room runs alone, as if there were no lane. While the lane is busy, arrivals gather, and leave
 //! together as one transaction when it is free. Nobody is answered before its COMMIT succeeded.
 
+mod advice;
 mod answer;
 mod batch;
 mod bookmark;
@@ -12,6 +13,7 @@ mod lane;
 mod member;
 mod metrics;
 mod plan;
+mod report;
 mod shared;
 
 use std::collections::HashMap;
@@ -26,6 +28,7 @@ pub(crate) use deferred::Deferred;
 pub(crate) use lane::{Lane, LaneKey, Submitted, Turn, Waiting};
 pub(crate) use member::{Claim, Reply, Share, Write};
 pub(crate) use metrics::CoalesceMetrics;
+pub(crate) use report::{LaneReport, TextReport};
 pub(crate) use shared::{Ballot, Outcome};
 
 use crate::config::Coalesce;
@@ -72,9 +75,9 @@ impl Coalescer {
     pub(crate) fn gauge(&self, config: &Coalesce, metrics: &CoalesceMetrics) {
         let (mut cap, mut waiting, lanes) = (0, 0, self.lanes.lock().values().cloned().collect::<Vec<_>>());
         for lane in &lanes {
-            let (rows, queued) = lane.counts(config.batch_size, config.max_batch_size);
-            cap = cap.max(rows);
-            waiting += queued;
+            let load = lane.load(config.batch_size, config.max_batch_size);
+            cap = cap.max(load.cap);
+            waiting += load.waiting;
         }
         metrics.lanes.set(lanes.len() as i64);
         metrics.cap.set(cap as i64);

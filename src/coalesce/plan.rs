@@ -8,7 +8,7 @@ use bolt_wire::{Tag, chunk};
 use bytes::{BufMut, BytesMut};
 
 use super::lane::Lane;
-use super::member::{Member, Write};
+use super::member::{Member, RowKey, Write};
 use crate::statement::{Class, Shape, Statement};
 use crate::upstream::Connection;
 
@@ -38,20 +38,19 @@ pub(super) fn shape(statement: &Statement) -> Option<&Shape> {
     }
 }
 
+/// What members are sorted by: labels and keys, so that all batches lock in the same order. What has no key keeps the order in which it came,
+/// behind all that has one.
+fn order(member: &Member) -> (bool, Option<(&str, &str, &RowKey)>) {
+    let write = &member.write;
+    let keyed = write.key.as_ref().zip(shape(&write.statement));
+    let keyed = keyed.map(|(key, shape)| (&*shape.name, &*write.statement.text, key));
+    (keyed.is_none(), keyed)
+}
+
 impl Plan {
     /// Sorts members so that batches lock in the same order, and gathers rows of one text.
     pub(super) fn of(lane: &Lane, mut members: Vec<Member>, derive: bool) -> Self {
-        let texts = |member: &Member| match shape(&member.write.statement) {
-            Some(shape) if member.write.key.is_some() => {
-                Some((shape.name.clone(), member.write.statement.text.clone()))
-            }
-            _ => None,
-        };
-        members.sort_by_cached_key(|member| {
-            // What has no key keeps the order in which it came, behind all that has one.
-            let keyed = texts(member);
-            (keyed.is_none(), keyed, member.write.key.clone().filter(|_| texts(member).is_some()))
-        });
+        members.sort_by(|one, other| order(one).cmp(&order(other)));
         let mut segments = Vec::new();
         let mut start = 0;
         while let Some(first) = members.get(start) {

@@ -109,7 +109,6 @@ struct Reading {
 }
 
 impl Known {
-    #[allow(dead_code, reason = "for the warning of group commit")]
     /// Whether an index is behind a match by `properties`; `None` = not known yet, it is being found out.
     pub(crate) fn covers(
         &self,

@@ -6,5 +6,4 @@ mod statement;
 
 pub(crate) use keeper::keep;
 pub(crate) use known::Known;
-#[allow(unused_imports, reason = "for the warning of group commit")]
 pub(crate) use statement::advice;

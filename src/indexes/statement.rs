@@ -16,7 +16,6 @@ pub(super) fn create(index: &Index) -> String {
     format!("CREATE INDEX {name}IF NOT EXISTS FOR {pattern} ON {properties}")
 }
 
-#[allow(dead_code, reason = "for the warning of group commit")]
 /// The statement that makes a slow match fast, ready to be run.
 pub(crate) fn advice(label_or_type: &str, relationship: bool, properties: &[impl AsRef<str>]) -> String {
     let (variable, pattern) = pattern(label_or_type, relationship, &readable);

@@ -41,6 +41,18 @@ struct Written {
     ballot: Option<Ballot>,
 }
 
+impl Held {
+    /// Nothing was run in it.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.written.is_none()
+    }
+
+    /// The database that its client has named.
+    pub(super) fn database(&self) -> Option<&str> {
+        MapView::parse(&self.begin).ok()?.string("db")
+    }
+}
+
 /// The two telemetry values of APIs that commit what they began, unless their work fails.
 const MANAGED: [u8; 2] = [0, 3];
 
@@ -58,7 +70,7 @@ impl Session {
         let api = self.api.take();
         let Some(held) = self.held_from(message, api) else { return Begun::Relay(None) };
         let lane = Arc::clone(&held.lane);
-        let Some(begun) = lane.begun().filter(|_| self.goes_on_joinably(message)) else {
+        let Some(begun) = lane.begun().filter(|_| lane.holds() && self.goes_on_joinably(message)) else {
             return Begun::Relay(Some(Errand::of_transaction(lane, None)));
         };
         if let Some(turn) = lane.take_turn(&self.shared) {
@@ -141,14 +153,15 @@ impl Session {
     }
 
     /// SUCCESS for what ends the transaction.
-    fn answer_end(&mut self, tag: Tag, meta: &[u8]) {
+    pub(super) fn answer_end(&mut self, tag: Tag, meta: &[u8]) {
         self.machine.forwarded(tag);
         self.machine.answered(Ended::DONE);
         self.put_success(meta);
         self.count_held(false, false);
     }
 
-    fn count_held(&mut self, failed: bool, interrupted: bool) {
+    pub(super) fn count_held(&mut self, failed: bool, interrupted: bool) {
+        self.results = None;
         let metrics = &self.shared.metrics;
         metrics.exchange_seconds.observe(self.exchange.asked.elapsed().as_secs_f64());
         metrics.finished(Tag::BEGIN, failed, interrupted);
@@ -157,9 +170,9 @@ impl Session {
 
     /// Hands the write of a held transaction in, if it may share one.
     async fn share(&mut self, held: &mut Held, message: Message) -> Step<Joined> {
-        let Some((write, wire)) = self.shareable(message.extent, &held.lane, held.announced) else {
-            return Ok(Joined::Relay(None));
-        };
+        let shareable = self.shareable(message.extent, &held.lane, held.announced);
+        held.lane.joined(shareable.is_some());
+        let Some((write, wire)) = shareable else { return Ok(Joined::Relay(None)) };
         let statement = Arc::clone(&write.statement);
         let waiting = match held.lane.submit(&self.shared, write) {
             Submitted::Waiting(waiting) => waiting,

@@ -54,6 +54,7 @@ pub(super) async fn log_in(
         exchange: Exchange { tag: Tag::HELLO, asked: now, leased: now, failed: false, interrupted: false },
         errand: None,
         held: None,
+        results: None,
         deferred: None,
         hints: super::hints::Hints::default(),
         api: None,

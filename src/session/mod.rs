@@ -5,6 +5,7 @@ mod errand;
 mod filter;
 mod held;
 mod hints;
+mod local;
 mod login;
 mod registry;
 mod relay;
@@ -125,6 +126,8 @@ pub(crate) struct Session {
     errand: Option<Box<errand::Errand>>,
     /// A transaction that has not begun at Neo4j.
     held: Option<Box<held::Held>>,
+    /// Results of Sidebolt's own procedures that are open.
+    results: Option<Box<local::Local>>,
     /// The open transaction answers its writes before they are sent.
     deferred: Option<Box<Deferred>>,
     /// What the last request asked of Sidebolt.
@@ -186,7 +189,7 @@ impl Session {
             self.take_requests().await?;
             if self.lease.is_none() {
                 self.flush_client().await?;
-                if self.registration.is_ending() && self.inbuf.is_empty() && self.held.is_none() {
+                if self.registration.is_ending() && self.is_at_rest() {
                     return Err(End::Drained);
                 }
                 self.rest().await?;
@@ -195,6 +198,11 @@ impl Session {
             self.flush_both().await?;
             self.pump().await?;
         }
+    }
+
+    /// True if nothing is open here and nothing of a request has come.
+    fn is_at_rest(&self) -> bool {
+        self.inbuf.is_empty() && self.held.is_none() && self.results.is_none()
     }
 
     /// Waits for the client's next request while nothing is open. Holds no buffer meanwhile.
@@ -214,7 +222,7 @@ impl Session {
         if let Poll::Ready(read) = self.poll_client(cx) {
             return Poll::Ready(read);
         }
-        if self.inbuf.is_empty() && self.held.is_none() && self.registration.poll_ending(cx).is_ready() {
+        if self.is_at_rest() && self.registration.poll_ending(cx).is_ready() {
             return Poll::Ready(Err(End::Drained));
         }
         Poll::Pending

@@ -139,7 +139,7 @@ impl Session {
     }
 
     /// Gives the connection back and takes what it has read.
-    fn end_exchange(&mut self) -> BytesMut {
+    pub(super) fn end_exchange(&mut self) -> BytesMut {
         let Some(mut lease) = self.lease.take() else { return BytesMut::new() };
         let connection = lease.connection_mut();
         let bytes = connection.inbuf.take();
@@ -150,7 +150,7 @@ impl Session {
         }
         self.note_pin();
         let exchange = self.exchange;
-        self.deferred = None;
+        (self.deferred, self.results) = (None, None);
         self.end_errand(exchange.failed || exchange.interrupted);
         let metrics = &self.shared.metrics;
         let now = Instant::now();

@@ -18,6 +18,7 @@ use super::errand::Joined;
 use super::filter::queue_filtered;
 use super::held::Begun;
 use super::hints::CoalesceHint;
+use super::local::Taken;
 use super::{End, Exchange, Session, Step, login, send};
 use crate::coalesce::Claim;
 use crate::failure::Refusal;
@@ -68,6 +69,13 @@ impl Session {
         match self.machine.judge(tag) {
             Verdict::Wait => return Ok(false),
             Verdict::Continue | Verdict::Interrupt => {
+                if self.results.is_some() || tag == Tag::RUN {
+                    match self.take_local(message)? {
+                        Taken::Done => return Ok(true),
+                        Taken::Later => return Ok(false),
+                        Taken::Not => {}
+                    }
+                }
                 // Waiting for others, or beginning late, has a large state: boxed.
                 if self.held.is_some() && Box::pin(self.take_held(message)).await? {
                     return Ok(true);
@@ -140,6 +148,9 @@ impl Session {
 
     /// Opens an exchange with RUN, BEGIN or ROUTE; true if the message was dealt with.
     async fn start(&mut self, message: Message) -> Step<bool> {
+        if message.tag == Tag::RUN && self.call_at_rest(message) {
+            return Ok(true);
+        }
         let mut errand = None;
         let message = match message.tag {
             Tag::RUN | Tag::BEGIN => match self.take_hints(message)? {

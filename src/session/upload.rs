@@ -45,6 +45,7 @@ impl Session {
                     return if self.held.is_some() { Ok(true) } else { self.swallow().await.map(|()| true) };
                 }
                 self.flush_deferred();
+                self.note_foreign_run();
                 Box::pin(self.stream_up(tag)).await?;
             }
             Verdict::Ignore => {

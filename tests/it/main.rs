@@ -12,6 +12,7 @@ mod support;
 
 mod chaos;
 mod coalesce;
+mod console;
 mod drain;
 mod faults;
 mod hostile;

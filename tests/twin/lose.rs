@@ -120,7 +120,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     points.extend((0..args.network_faults).map(|_| Point::network(&mut random)));
     random.shuffle(&mut points);
 
-    let neo4j = Neo4j::start(&args.version, &["--heap", &args.heap])?;
+    let neo4j = Neo4j::start(&args.version, &["--heap", &args.heap, "--fast"])?;
     Load::prepare(&mut Graph::open(&neo4j.endpoint).await?).await?;
     let back = Relay::start(neo4j.endpoint.address).await?;
     let sidebolt = Sidebolt::start(&args.sidebolt, back.address, &args.config.join("\n"))?;
@@ -131,6 +131,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     let endpoint = Endpoint { address: scene.front.address, wrong, ..scene.neo4j.endpoint.clone() };
     let versions = [Version::V4_4, Version::V5_0, Version::new(5, 4), Version::V5_8];
     let mut load = Load::start(&endpoint, &versions, args.clients, args.seed);
+    let mut shown = Instant::now();
     let mut table = BTreeMap::<String, (usize, usize)>::new();
     for (number, point) in points.iter().enumerate() {
         progress(&load, random.u64(50..400)).await?;
@@ -142,7 +143,8 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         let row = table.entry(point.name()).or_default();
         row.0 += 1;
         row.1 += unknown(&load.book.lock()) - before;
-        if number % 20 == 19 {
+        if shown.elapsed() > Duration::from_secs(15) {
+            shown = Instant::now();
             eprintln!("lose: {} of {} points, {:.0?}", number + 1, points.len(), started.elapsed());
         }
     }

@@ -44,6 +44,8 @@ pub(crate) enum Step {
     Burst(Vec<Ask>),
     /// PULL so many at a time for as long as there is more.
     Rest(i64),
+    /// The client thinks for so many milliseconds.
+    Think(u64),
     /// The client is gone without a word, and connects again.
     Vanish,
 }
@@ -57,6 +59,10 @@ pub(crate) struct Unit {
     pub(crate) steps: Vec<Step>,
     /// As drivers do: nothing but a RESET after a failure.
     pub(crate) stops: bool,
+    /// Its writes may be answered before they are done: only the end of it, and what it reads, can be compared.
+    pub(crate) deferred: bool,
+    /// Drivers try it again after a transient error.
+    pub(crate) retried: bool,
     /// How many statements it holds.
     pub(crate) statements: usize,
 }
@@ -73,6 +79,9 @@ impl Unit {
             let (text, parameters, _) = one(random);
             Ask::Run(text, parameters, extra)
         };
+        if random.u8(0..30) == 0 {
+            return Self::deferred(statements, space, random);
+        }
         let plain = match space.mood {
             Mood::Wild => false,
             Mood::Calm => random.u8(0..3) > 0,
@@ -90,15 +99,30 @@ impl Unit {
                     Step::Burst(vec![Ask::Telemetry(0), begin]),
                     Step::Burst(vec![run(random, Extra::none()), Ask::Pull(1000)]),
                     Step::Rest(1000),
+                    Step::Think(if random.u8(0..20) == 0 { random.u64(1..60) } else { 0 }),
                     Step::Burst(vec![Ask::Commit]),
                 ];
-                Self { way: "execute_write", steps, stops: true, statements: 1 }
+                Self {
+                    way: "execute_write",
+                    steps,
+                    stops: true,
+                    retried: true,
+                    deferred: false,
+                    statements: 1,
+                }
             }
             63..=75 => {
                 let begin = Ask::Begin(extra(false, space, random));
                 let all = vec![Ask::Telemetry(3), begin, run(random, Extra::none()), Ask::Pull(1000)];
                 let steps = vec![Step::Burst(all), Step::Rest(1000), Step::Burst(vec![Ask::Commit])];
-                Self { way: "execute_query", steps, stops: true, statements: 1 }
+                Self {
+                    way: "execute_query",
+                    steps,
+                    stops: true,
+                    retried: true,
+                    deferred: false,
+                    statements: 1,
+                }
             }
             76..=87 => Self::explicit(run, space, random),
             88..=92 => Self::pipelined(run, random),
@@ -122,7 +146,7 @@ impl Unit {
                 ("auto pull, discard", vec![first, Step::Burst(vec![Ask::Discard(-1)])])
             }
         };
-        Self { way, steps, stops: true, statements: 1 }
+        Self { way, steps, stops: true, retried: false, deferred: false, statements: 1 }
     }
 
     /// BEGIN, some statements, an end; as drivers do it or with no regard for failures.
@@ -141,12 +165,32 @@ impl Unit {
             _ => ("explicit, twice", Step::Burst(vec![Ask::Commit, Ask::Commit])),
         };
         steps.push(end);
-        Self { way, steps, stops: random.u8(0..4) > 0, statements: count }
+        Self { way, steps, stops: random.u8(0..4) > 0, retried: false, deferred: false, statements: count }
+    }
+
+    /// A loop of writes in one transaction, which Sidebolt may gather.
+    fn deferred(statements: &[Statement], space: Space, random: &mut Rng) -> Self {
+        let wanted = Value::map([("sidebolt", Value::map([("coalesce", "deferred".into())]))]);
+        let begin = Extra { entries: vec![("tx_metadata".to_owned(), wanted)], bookmarked: false };
+        let mut steps = vec![Step::Burst(vec![Ask::Telemetry(1), Ask::Begin(begin)])];
+        let count = random.usize(1..24);
+        let mut statement = &statements[0];
+        for number in 0..count {
+            // Mostly the same text again: only those are gathered.
+            if number == 0 || random.u8(0..6) == 0 {
+                statement = &statements[random.usize(0..statements.len())];
+            }
+            let (text, parameters) = statement.fill(space, random);
+            steps.push(Step::Burst(vec![Ask::Run(text, parameters, Extra::none()), Ask::Pull(1000)]));
+        }
+        steps.push(Step::Burst(vec![if random.u8(0..10) > 0 { Ask::Commit } else { Ask::Rollback }]));
+        let statements = count;
+        Self { way: "deferred", steps, stops: true, retried: false, deferred: true, statements }
     }
 
     /// Several in one flush.
     fn pipelined(run: impl Fn(&mut Rng, Extra) -> Ask, random: &mut Rng) -> Self {
-        let count = random.usize(2..5);
+        let count = random.usize(1..5);
         let mut burst = Vec::new();
         for _ in 0..count {
             burst.extend([run(random, Extra::none()), Ask::Pull(-1)]);
@@ -156,12 +200,21 @@ impl Unit {
                 way: "pipelined autos",
                 steps: vec![Step::Burst(burst)],
                 stops: true,
+                retried: false,
+                deferred: false,
                 statements: count,
             };
         }
         burst.insert(0, Ask::Begin(Extra::none()));
         burst.push(if random.u8(0..4) > 0 { Ask::Commit } else { Ask::Rollback });
-        Self { way: "pipelined tx", steps: vec![Step::Burst(burst)], stops: true, statements: count }
+        Self {
+            way: "pipelined tx",
+            steps: vec![Step::Burst(burst)],
+            stops: true,
+            retried: false,
+            deferred: false,
+            statements: count,
+        }
     }
 
     /// What ends before its time: nothing of it may stay.
@@ -182,14 +235,21 @@ impl Unit {
                 let begin = vec![Ask::Begin(Extra::none()), first, Ask::Pull(1000)];
                 let second = vec![run(random, Extra::none()), Ask::Pull(1000)];
                 let steps = vec![Step::Burst(begin), Step::Burst(second), Step::Burst(vec![Ask::Commit])];
-                return Self { way: "managed, a second statement", steps, stops: true, statements: 2 };
+                return Self {
+                    way: "managed, a second statement",
+                    steps,
+                    stops: true,
+                    retried: false,
+                    deferred: false,
+                    statements: 2,
+                };
             }
             _ => {
                 let begin = vec![Ask::Begin(Extra::none()), first, Ask::Pull(1000)];
                 ("managed, reset", vec![Step::Burst(begin), Step::Burst(vec![Ask::Reset])])
             }
         };
-        Self { way, steps, stops: true, statements: 1 }
+        Self { way, steps, stops: true, retried: false, deferred: false, statements: 1 }
     }
 }
 

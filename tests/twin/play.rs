@@ -1,5 +1,7 @@
 //! Plays one client's units and writes down what it saw.
 
+use std::time::Duration;
+
 use bolt_wire::packstream::Value;
 use bolt_wire::{Tag, Version};
 
@@ -16,8 +18,17 @@ pub(crate) struct Script {
     pub(crate) units: Vec<Unit>,
 }
 
-/// What a client saw: the lines of each unit.
-pub(crate) type Seen = Vec<Vec<String>>;
+/// What a client saw.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// The lines of each unit.
+    pub(crate) units: Vec<Vec<String>>,
+    /// Transactions that were tried again after a transient error, as a driver does where its API says so.
+    pub(crate) retries: usize,
+}
+
+/// How often a driver would, or more often.
+const RETRIES: usize = 6;
 
 /// How the line of a FAILURE begins that came after another one, where IGNORED is due.
 pub(crate) const LATE: &str = "after a failure: ";
@@ -25,13 +36,30 @@ pub(crate) const LATE: &str = "after a failure: ";
 /// Plays a script from the first unit to the last.
 pub(crate) async fn play(endpoint: Endpoint, script: Script) -> Seen {
     let mut player = Player { endpoint, version: script.version, connection: None, bookmark: None };
-    let mut seen = Vec::with_capacity(script.units.len());
+    let mut seen = Seen::default();
     for unit in &script.units {
         let mut view = View::default();
         player.unit(unit, &mut view).await;
-        seen.push(view.lines);
+        for _ in 0..RETRIES {
+            if !unit.retried || !view.lines.iter().any(|line| line.contains("\"Neo.TransientError.")) {
+                break;
+            }
+            seen.retries += 1;
+            view = View::default();
+            player.unit(unit, &mut view).await;
+        }
+        seen.units.push(if unit.deferred { what_stays(&view.lines) } else { view.lines });
     }
     seen
+}
+
+/// Of a transaction whose writes may be answered early: the first failure wherever it is told, or what was read, and the end.
+fn what_stays(lines: &[String]) -> Vec<String> {
+    if let Some((_, failure)) = lines.iter().find_map(|line| line.split_once("FAILURE ")) {
+        return vec![format!("FAILURE {failure}")];
+    }
+    let stays = |line: &&String| ["COMMIT", "ROLLBACK", "closed"].iter().any(|word| line.starts_with(word));
+    lines.iter().filter(|line| line.contains("type: \"r\"") || stays(line)).cloned().collect()
 }
 
 struct Player {
@@ -102,6 +130,12 @@ impl Player {
             let whole = match step {
                 Step::Burst(asks) => self.burst(asks, view).await,
                 Step::Rest(n) => self.rest(*n, view).await,
+                Step::Think(time) => {
+                    if *time > 0 {
+                        tokio::time::sleep(Duration::from_millis(*time)).await;
+                    }
+                    true
+                }
                 Step::Vanish => {
                     self.connection = None;
                     return;

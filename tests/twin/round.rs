@@ -20,6 +20,7 @@ use crate::wire::Endpoint;
 pub(crate) struct Pool {
     any: Vec<Statement>,
     shaped: Vec<Statement>,
+    plain: Vec<Statement>,
 }
 
 impl Pool {
@@ -27,7 +28,8 @@ impl Pool {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let any = (0..150).map(|_| Statement::random(&mut random)).collect();
-        Self { any, shaped: (0..150).map(|_| Statement::shaped(&mut random)).collect() }
+        let shaped = (0..100).map(|_| Statement::shaped(false, &mut random)).collect();
+        Self { any, shaped, plain: (0..100).map(|_| Statement::shaped(true, &mut random)).collect() }
     }
 }
 
@@ -54,11 +56,15 @@ impl Round {
             Mood::Strict => (&[32, 48, 64], random.usize(1..3)),
         };
         let clients = *random.choice(sizes).unwrap_or(&8);
-        let texts = if mood == Mood::Wild { &pool.any } else { &pool.shaped };
+        let texts = match mood {
+            Mood::Wild => &pool.any,
+            Mood::Calm => &pool.shaped,
+            Mood::Strict => &pool.plain,
+        };
         let mut hot: Vec<Statement> = (0..few).filter_map(|_| random.choice(texts).cloned()).collect();
         match mood {
             Mood::Wild => hot.push(Statement::random(&mut random)),
-            Mood::Calm => hot.push(Statement::shaped(&mut random)),
+            Mood::Calm => hot.push(Statement::shaped(false, &mut random)),
             Mood::Strict => {}
         }
         // Versions do not share a batch.
@@ -121,10 +127,10 @@ async fn compare(sides: &mut Sides, scripts: &[Script], tally: &mut Tally) -> Re
         left.push(graph.everything().await?);
         graph.empty().await?;
     }
-    tally.count_scripts(scripts, &seen[0]);
+    tally.count_scripts(scripts, &seen);
     let mut found = Vec::new();
     for (client, script) in scripts.iter().enumerate() {
-        let (direct, through) = (&seen[0][client], &seen[1][client]);
+        let (direct, through) = (&seen[0][client].units, &seen[1][client].units);
         let differs = |unit: &usize| !alike(&direct[*unit], &through[*unit], &mut tally.documented);
         let Some(first) = (0..script.units.len()).find(differs) else { continue };
         tally.differ(kind(&direct[first], &through[first]));
@@ -185,7 +191,7 @@ async fn differs_alone(sides: &mut Sides, version: Version, units: &[Unit]) -> R
     let mut last = Vec::new();
     for side in [0, 1] {
         let endpoint = if side == 0 { &sides.direct } else { &sides.through };
-        last.push(play(endpoint.clone(), script.clone()).await.pop().unwrap_or_default());
+        last.push(play(endpoint.clone(), script.clone()).await.units.pop().unwrap_or_default());
         sides.graphs[side].empty().await?;
     }
     Ok(!alike(&last[0], &last[1], &mut 0))

@@ -21,6 +21,7 @@ pub(crate) struct Tally {
     differences: BTreeMap<String, usize>,
     /// Requests after a failure that Neo4j refuses and Sidebolt ignores.
     pub(crate) documented: usize,
+    retries: [usize; 2],
     /// How long each side took.
     pub(crate) times: [Duration; 2],
 }
@@ -44,10 +45,13 @@ impl Tally {
     }
 
     /// Notes a round, and what was seen in it.
-    pub(crate) fn count_scripts(&mut self, scripts: &[Script], seen: &[Seen]) {
+    pub(crate) fn count_scripts(&mut self, scripts: &[Script], seen: &[Vec<Seen>]) {
         self.rounds += 1;
-        for (script, seen) in scripts.iter().zip(seen) {
-            for (unit, lines) in script.units.iter().zip(seen) {
+        for (side, retries) in seen.iter().zip(&mut self.retries) {
+            *retries += side.iter().map(|seen| seen.retries).sum::<usize>();
+        }
+        for (script, seen) in scripts.iter().zip(seen.iter().flatten()) {
+            for (unit, lines) in script.units.iter().zip(&seen.units) {
                 self.statements += unit.statements;
                 *self.ways.entry(unit.way).or_default() += 1;
                 let failed =

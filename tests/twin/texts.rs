@@ -33,15 +33,16 @@ enum Kind {
 impl Statement {
     /// A statement of a random shape.
     pub(crate) fn random(random: &mut Rng) -> Self {
-        let mut writer = Writer { random, parameters: Vec::new() };
+        let mut writer = Writer { random, parameters: Vec::new(), plain: false };
         let (text, reads) = writer.statement();
         let text = disguise(text, writer.random);
         Self { text, parameters: writer.parameters, reads }
     }
 
     /// A statement that writes one node or one relationship, and that the server is likely to take.
-    pub(crate) fn shaped(random: &mut Rng) -> Self {
-        let mut writer = Writer { random, parameters: Vec::new() };
+    /// `plain`: of the forms that are the commonest in applications, and nothing beside.
+    pub(crate) fn shaped(plain: bool, random: &mut Rng) -> Self {
+        let mut writer = Writer { random, parameters: Vec::new(), plain };
         let text = if writer.random.u8(0..3) == 0 { writer.relationship() } else { writer.node() };
         Self { text, parameters: writer.parameters, reads: false }
     }
@@ -111,6 +112,8 @@ const LITERAL: &str = "\u{ab}key\u{bb}";
 struct Writer<'r> {
     random: &'r mut Rng,
     parameters: Vec<(String, Kind)>,
+    /// Only the commonest forms.
+    plain: bool,
 }
 
 impl Writer<'_> {
@@ -127,6 +130,11 @@ impl Writer<'_> {
         }
     }
 
+    /// A choice below `all`; of the common ones if it is to be plain.
+    fn choice(&mut self, all: u8, common: &[u8]) -> u8 {
+        if self.plain { common[self.random.usize(0..common.len())] } else { self.random.u8(0..all) }
+    }
+
     fn one_of<'t>(&mut self, words: &[&'t str]) -> &'t str {
         words[self.random.usize(0..words.len())]
     }
@@ -140,7 +148,7 @@ impl Writer<'_> {
 
     fn label(&mut self) -> String {
         let label = LABELS[[0, 0, 0, 0, 1, 1, 2, 3, 4, 5][self.random.usize(0..10)]].to_owned();
-        match self.random.u8(0..30) {
+        match self.choice(30, &[2]) {
             0 => format!("{label}:TwM"),
             1 => "".to_owned(),
             _ => label,
@@ -149,7 +157,7 @@ impl Writer<'_> {
 
     /// What the key of a node is compared with.
     fn key(&mut self, name: &str) -> String {
-        match self.random.u8(0..40) {
+        match self.choice(40, &[1, 9, 9, 9, 9, 9, 9]) {
             0 => LITERAL.to_owned(),
             1 => format!("{}.id", self.parameter("row", Kind::Row)),
             2 => format!("{}['id']", self.parameter("row", Kind::Row)),
@@ -165,7 +173,7 @@ impl Writer<'_> {
         let inner = if label == "TwC" {
             format!("a: {}, b: {}", self.key(key), self.parameter("b", Kind::Number))
         } else {
-            match self.random.u8(0..24) {
+            match self.choice(24, &[1, 9, 9, 9, 9, 9]) {
                 0 => format!("id: {}, x: {}", self.key(key), self.parameter("x", Kind::Any)),
                 1 => format!("id: {}, c: 1", self.key(key)),
                 _ => format!("id: {}", self.key(key)),
@@ -175,7 +183,7 @@ impl Writer<'_> {
     }
 
     fn node(&mut self) -> String {
-        let mut text = match self.random.u8(0..20) {
+        let mut text = match self.choice(20, &[0, 0, 0, 0, 9, 9, 15, 17, 17]) {
             0..=8 => format!("MERGE {}{}", self.pattern("n", "id"), self.on("n")),
             9..=13 => format!("CREATE {}", self.pattern("n", "id")),
             14 => format!("OPTIONAL MATCH {}", self.pattern("n", "id")),
@@ -214,7 +222,7 @@ impl Writer<'_> {
     fn changes(&mut self, variable: &str) -> String {
         let mut text = String::new();
         for _ in 0..if self.random.u8(0..6) == 0 { 2 } else { 1 } {
-            match self.random.u8(0..10) {
+            match self.choice(10, &[0, 1, 1, 1, 1, 1, 1]) {
                 0 => {
                     let what = self.one_of(&[".x", ":TwM", ".`we ird`", ".c, n.v", ":TwI:TwM", ".none"]);
                     let what = what.replace("n.", &format!("{variable}."));
@@ -239,7 +247,8 @@ impl Writer<'_> {
             let name = writer.one_of(&["x", "v", "y"]);
             writer.parameter(name, Kind::Any)
         };
-        match self.random.u8(0..48) {
+        let common = [0, 0, 0, 0, 10, 10, 10, 10, 18, 18, 29, 32, 33, 34, 37, 39, 40, 47];
+        match self.choice(48, &common) {
             0..=9 => {
                 let name = self.one_of(&["x", "v", "y", "`we ird`", "größe"]);
                 format!("{n}.{name} = {}", any(self))
@@ -282,7 +291,7 @@ impl Writer<'_> {
         if self.random.u8(0..5) < 2 {
             return String::new();
         }
-        let what = match self.random.u8(0..26) {
+        let what = match self.choice(26, &[0, 0, 4, 6, 7, 8, 14, 16, 17]) {
             0..=3 => format!("{n}.id AS id"),
             4 | 5 => format!("{n}.id"),
             6 => format!("{n}.id, {n}.x, {n}.c"),
@@ -310,17 +319,17 @@ impl Writer<'_> {
     fn relationship(&mut self) -> String {
         let (a, b) = (self.pattern("a", "from"), self.pattern("b", "to"));
         let kind = TYPES[[0, 0, 0, 0, 1, 2][self.random.usize(0..6)]];
-        let own = match self.random.u8(0..6) {
+        let own = match self.choice(6, &[0, 1, 2, 2, 2]) {
             0 => format!(" {{id: {}}}", self.parameter("id", Kind::Key)),
             1 => " {w: 1}".to_owned(),
             _ => String::new(),
         };
-        let arrow = match self.random.u8(0..12) {
+        let arrow = match self.choice(12, &[0, 2, 2, 2]) {
             0 => format!("<-[r:{kind}{own}]-"),
             1 => format!("-[r:{kind}{own}]-"),
             _ => format!("-[r:{kind}{own}]->"),
         };
-        let mut text = match self.random.u8(0..16) {
+        let mut text = match self.choice(16, &[0, 0, 0, 7, 7, 9, 9]) {
             0..=6 => format!("MATCH {a}, {b} MERGE (a){arrow}(b){}", self.on("r")),
             7 | 8 => format!("MATCH {a} MATCH {b} MERGE (a){arrow}(b){}", self.on("r")),
             9 | 10 => format!("MATCH {a}, {b} CREATE (a){arrow}(b)"),
@@ -334,18 +343,20 @@ impl Writer<'_> {
             let _ = write!(text, " SET {}", self.items("r"));
         }
         if self.random.u8(0..5) < 2 {
-            let what = self.one_of(&[
-                "r",
+            let common = if self.plain { 5 } else { 10 };
+            let all = [
                 "r.w AS w",
                 "r.c",
                 "type(r)",
                 "a.id, b.id",
                 "a.id AS a, r.x AS x",
+                "r",
                 "count(r)",
                 "a, r, b",
                 "elementId(r) AS e, elementId(startNode(r)) AS s",
                 "properties(r) AS p",
-            ]);
+            ];
+            let what = self.one_of(&all[..common]);
             let _ = write!(text, " RETURN {what}");
         }
         text

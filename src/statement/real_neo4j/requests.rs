@@ -114,7 +114,10 @@ impl Requests {
             let value = match &check.requirement {
                 _ if self.random.u8(0..40) == 0 => Value::Null,
                 Requirement::Key => self.key(),
-                Requirement::Property => self.property(),
+                Requirement::Nullable if self.random.u8(0..3) == 0 => Value::Null,
+                Requirement::Property | Requirement::Nullable => self.property(),
+                Requirement::Number if self.random.bool() => Value::Float(self.random.f64()),
+                Requirement::Number => Value::from(self.random.i64(-3..9)),
                 Requirement::Any => self.any(),
                 Requirement::Map { same } => self.map(same, &parameters),
             };
@@ -213,6 +216,8 @@ fn meets(shape: &Shape, parameters: &Value) -> bool {
         match &check.requirement {
             Requirement::Key => matches!(value, Value::String(_) | Value::Integer(_) | Value::Boolean(_)),
             Requirement::Property => is_property(value),
+            Requirement::Nullable => *value == Value::Null || is_property(value),
+            Requirement::Number => matches!(value, Value::Integer(_) | Value::Float(_)),
             Requirement::Any => true,
             Requirement::Map { same } => {
                 let Value::Map(entries) = value else { return false };
