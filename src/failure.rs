@@ -70,7 +70,9 @@ pub(crate) enum Refusal {
         reason: String,
     },
     /// A transaction's write, run again without others that shared its commit, would be answered otherwise than it was.
-    #[error("the transaction's write was rolled back with one that shared its commit, and would be answered otherwise now")]
+    #[error(
+        "the transaction's write was rolled back with one that shared its commit, and would be answered otherwise now"
+    )]
     Outdated,
     /// Transaction metadata has hints for Sidebolt that mean nothing.
     #[error("the transaction metadata sidebolt has {found}, which means nothing")]

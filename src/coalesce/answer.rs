@@ -74,7 +74,8 @@ impl Counters {
     }
 
     fn write(&self, out: &mut BytesMut) {
-        let set = || LISTED.iter().filter_map(|at| Some((NAMES.get(*at)?, *self.0.get(*at)?))).filter(|c| c.1 > 0);
+        let set =
+            || LISTED.iter().filter_map(|at| Some((NAMES.get(*at)?, *self.0.get(*at)?))).filter(|c| c.1 > 0);
         encode::map_header(1 + set().count(), out);
         encode::string("contains-updates", out);
         encode::boolean(true, out);
@@ -236,7 +237,10 @@ impl Given {
         chunk::put_message(&mut out, |out| {
             out.put_slice(&[0xB1, Tag::SUCCESS.0]);
             let known = || summary.iter().filter(|(name, _)| !matches!(*name, "bookmark" | "t_last"));
-            encode::map_header(1 + known().count() + usize::from(bookmark.is_some()) + usize::from(stats), out);
+            encode::map_header(
+                1 + known().count() + usize::from(bookmark.is_some()) + usize::from(stats),
+                out,
+            );
             if let Some(bookmark) = bookmark {
                 encode::string("bookmark", out);
                 encode::string(bookmark, out);

@@ -117,7 +117,13 @@ pub(super) async fn run(place: Place, members: Vec<Member>) {
 }
 
 /// What becomes of the members of a transaction that did not come about.
-fn take_apart(place: &Place, trouble: Trouble, plan: Plan, derive: bool, work: &mut Vec<(Vec<Member>, bool)>) {
+fn take_apart(
+    place: &Place,
+    trouble: Trouble,
+    plan: Plan,
+    derive: bool,
+    work: &mut Vec<(Vec<Member>, bool)>,
+) {
     let metrics = &place.shared().metrics.coalesce;
     let mut members = plan.members;
     tracing::debug!(?trouble, members = members.len(), "A batch is taken apart.");
@@ -175,7 +181,8 @@ pub(super) async fn prepare(place: &Place, plan: &Plan) -> Result<Prepared, Trou
         None => shared.upstream.lease(need).await.map_err(|_| Trouble::Apart("no_connection"))?,
     };
     let end = Instant::now() + limit;
-    let mut transaction = Transaction { place, plan, shared, budget: shared.config.load().coalesce.max_result };
+    let mut transaction =
+        Transaction { place, plan, shared, budget: shared.config.load().coalesce.max_result };
     let prepared = timeout_at(end, transaction.open(lease.connection_mut())).await;
     match prepared {
         Ok(Ok((given, database, took))) => Ok(Prepared { lease, given, database, took }),
@@ -330,7 +337,11 @@ impl Transaction<'_> {
     }
 
     /// Takes a summary away: its metadata, or the whole FAILURE.
-    fn take_summary(&self, connection: &mut Connection, heard: &Heard) -> Result<Result<Bytes, Bytes>, Trouble> {
+    fn take_summary(
+        &self,
+        connection: &mut Connection,
+        heard: &Heard,
+    ) -> Result<Result<Bytes, Bytes>, Trouble> {
         take_summary(connection, self.shared, heard)
     }
 
@@ -382,7 +393,11 @@ impl Transaction<'_> {
         let Some(shape) = shape(&first.write.statement) else { return Ok(()) };
         let suspects = |failure: Bytes| Trouble::of(&failure, Some(range.clone()));
         let mismatch = |why| Trouble::Mismatch(range.clone(), why);
-        let run = self.summary(connection).await?.map_err(suspects)?;
+        let run = self.summary(connection).await?.map_err(|failure| {
+            // A server that does not know the form: each write's own text is one that it knows.
+            let unknown = code(&failure) == "Neo.ClientError.Statement.SyntaxError";
+            if unknown { mismatch("syntax") } else { suspects(failure) }
+        })?;
         let summary = loop {
             let heard = self.hear(connection).await?;
             if heard.tag != Tag::RECORD {
@@ -435,11 +450,15 @@ impl Transaction<'_> {
     }
 }
 
+/// The code of a FAILURE.
+fn code(failure: &[u8]) -> &str {
+    Summary::parse(failure).ok().and_then(|summary| summary.code()).unwrap_or_default()
+}
+
 impl Trouble {
     /// What a FAILURE before COMMIT means for the members that it may have come from; none = for the transaction as a whole.
     fn of(failure: &[u8], range: Option<Range<usize>>) -> Self {
-        let summary = Summary::parse(failure).ok();
-        let code = summary.and_then(|summary| summary.code()).unwrap_or_default();
+        let code = code(failure);
         if is_repeatable(code) {
             return Self::Again("deadlock");
         }
@@ -494,7 +513,10 @@ pub(super) fn drop_or_discard<T>(lease: Lease, answer: &Result<T, Trouble>) {
 }
 
 /// Sends COMMIT and waits for its answer: the bookmark.
-pub(super) async fn send_commit(shared: &Shared, connection: &mut Connection) -> Result<Option<String>, Trouble> {
+pub(super) async fn send_commit(
+    shared: &Shared,
+    connection: &mut Connection,
+) -> Result<Option<String>, Trouble> {
     connection.queue_with(Tag::COMMIT, false, |out| {
         chunk::put_message(out, |out| out.put_slice(&[0xB0, Tag::COMMIT.0]));
     });
@@ -515,7 +537,9 @@ pub(super) async fn send_commit(shared: &Shared, connection: &mut Connection) ->
             shared.metrics.failure(code);
             Err(if is_repeatable(code) {
                 Trouble::Again("deadlock")
-            } else if code.starts_with("Neo.ClientError.Schema.") || code.starts_with("Neo.ClientError.Statement.") {
+            } else if code.starts_with("Neo.ClientError.Schema.")
+                || code.starts_with("Neo.ClientError.Statement.")
+            {
                 Trouble::Suspects(0..0)
             } else {
                 Trouble::Refused(Bytes::copy_from_slice(payload))
@@ -545,7 +569,10 @@ fn settle(
     }
     account(place, &plan, &took);
     for (member, given) in plan.members.into_iter().zip(given) {
-        send(member, Reply::Answer(given.answer(Form::AutoCommit { database: database.as_deref(), bookmark })));
+        send(
+            member,
+            Reply::Answer(given.answer(Form::AutoCommit { database: database.as_deref(), bookmark })),
+        );
     }
 }
 
@@ -573,7 +600,11 @@ pub(super) fn account(place: &Place, plan: &Plan, took: &[Duration]) {
         let (saved, look) = place.lane().knowledge(&first.write.statement, |knowledge| {
             knowledge.succeeded(rows);
             knowledge.batches += u64::from(first_of_text);
-            if segment.derived { knowledge.derived_took(*took, rows) } else { knowledge.grouped_took(*took, rows) }
+            if segment.derived {
+                knowledge.derived_took(*took, rows)
+            } else {
+                knowledge.grouped_took(*took, rows)
+            }
             (knowledge.saved(*took, rows), shape.is_some() && knowledge.indexes.is_due())
         });
         if look {

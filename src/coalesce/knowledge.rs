@@ -105,7 +105,8 @@ struct Measure {
 
 impl Measure {
     fn add(&mut self, seconds: f64) {
-        self.seconds = if self.samples == 0 { seconds } else { self.seconds + (seconds - self.seconds) * WEIGHT };
+        self.seconds =
+            if self.samples == 0 { seconds } else { self.seconds + (seconds - self.seconds) * WEIGHT };
         self.samples = self.samples.saturating_add(1);
     }
 }
@@ -314,7 +315,9 @@ pub(super) fn notifications<'a>(summary: &MapView<'a>) -> Vec<&'a str> {
         let Some(mut walker) = summary.get(list).map(Walker::new) else { continue };
         let items = walker.list_header().unwrap_or(0);
         for _ in 0..items {
-            let Some(status) = walker.value().ok().and_then(|bytes| MapView::parse(bytes).ok()) else { break };
+            let Some(status) = walker.value().ok().and_then(|bytes| MapView::parse(bytes).ok()) else {
+                break;
+            };
             let code = status.string(key).unwrap_or("?");
             if !matches!(code, "00000" | "00001" | "02000") {
                 codes.push(code);

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bolt_wire::packstream::MapView;
@@ -16,6 +17,7 @@ use super::bookmark::Bookmark;
 use super::knowledge::{Knowledge, Texts};
 use super::member::{Claim, Member, Reply, Write};
 use super::plan::shape;
+use crate::config::Coalesce;
 use crate::session::Shared;
 use crate::statement::Statement;
 use crate::upstream::Need;
@@ -47,13 +49,13 @@ pub(crate) struct Lane {
     newest: Mutex<Option<(Bookmark, Arc<str>)>>,
     state: Mutex<State>,
     hasher: RandomState,
+    /// BEGINs that were held and whose transaction did not join, since the last one that did.
+    wasted: AtomicU32,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Member>,
-    /// Bytes of parameters in the queue.
-    queued: usize,
     /// Writes that run alone, and since when.
     singles: Vec<(u64, Instant)>,
     /// Batches in flight, each with the hashes of what its rows may lock.
@@ -73,8 +75,9 @@ struct InFlight {
 
 impl State {
     /// Writes that run alone and have not done so for too long: those hold nobody up.
-    fn running(&self) -> usize {
-        self.singles.iter().filter(|(_, since)| since.elapsed() < PATIENCE).count()
+    fn running(&self, config: &Coalesce) -> usize {
+        let patience = self.pace.patience(config);
+        self.singles.iter().filter(|(_, since)| since.elapsed() < patience).count()
     }
 }
 
@@ -84,11 +87,13 @@ struct Pace {
     rows: f64,
     /// Smoothed seconds per row of large batches.
     per_row: Option<f64>,
+    /// Smoothed time of a batch.
+    took: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { rows: f64::NAN, per_row: None }
+        Self { rows: f64::NAN, per_row: None, took: Duration::ZERO }
     }
 }
 
@@ -102,8 +107,6 @@ const TOLERANCE: f64 = 1.25;
 const LONG: Duration = Duration::from_millis(400);
 /// Parameters that one batch carries at most, in bytes.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// After this, writes that cannot conflict with what runs need not wait for it any longer.
-const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Arrivals after which a backlog is looked through for what could go beside the batches in flight.
 const BACKLOG_STEP: usize = 64;
@@ -114,8 +117,14 @@ impl Pace {
         (rows as usize).clamp(1, most)
     }
 
+    /// After this, what runs is not waited for by writes that cannot conflict with it.
+    fn patience(&self, config: &Coalesce) -> Duration {
+        (self.took * 4).max(config.patience)
+    }
+
     /// A batch of `rows` (of at most `allowed`) took so long.
     fn measured(&mut self, rows: usize, allowed: usize, took: Duration, most: usize) {
+        self.took = (self.took * 7 + took) / 8;
         if took > LONG {
             self.rows = (rows as f64 * DECREASE).max(1.0);
             return;
@@ -226,6 +235,7 @@ impl Lane {
             newest: Mutex::default(),
             state: Mutex::default(),
             hasher: RandomState::new(),
+            wasted: AtomicU32::new(0),
         }
     }
 
@@ -243,7 +253,6 @@ impl Lane {
         }
         let (reply, receiver) = oneshot::channel();
         let claim = Arc::new(Claim::default());
-        state.queued += write.parameters.len();
         state.queue.push_back(Member { write, since: now, claim: Arc::clone(&claim), reply, voter: 0 });
         // A backlog that conflicts with what runs is looked through now and then only.
         if state.queue.len().is_multiple_of(BACKLOG_STEP) {
@@ -261,8 +270,9 @@ impl Lane {
     }
 
     fn room(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) -> Option<Turn> {
-        let singles = shared.config.load().coalesce.singles;
-        let idle = state.batches.is_empty() && state.queue.is_empty() && state.running() < singles;
+        let config = &shared.config.load().coalesce;
+        let idle =
+            state.batches.is_empty() && state.queue.is_empty() && state.running(config) < config.singles;
         idle.then(|| self.turn(shared, state))
     }
 
@@ -277,19 +287,19 @@ impl Lane {
     fn dispatch(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) {
         let config = shared.config.load();
         let coalesce = &config.coalesce;
-        let allowed = state.pace.rows(coalesce.batch_size.min(coalesce.max_batch_size), coalesce.max_batch_size);
+        let allowed =
+            state.pace.rows(coalesce.batch_size.min(coalesce.max_batch_size), coalesce.max_batch_size);
         loop {
             if state.queue.is_empty() {
-                state.queued = 0;
                 return;
             }
             let now = Instant::now();
-            let idle = state.batches.is_empty() && state.running() < coalesce.singles;
+            let idle = state.batches.is_empty() && state.running(coalesce) < coalesce.singles;
             let backlog = state.queue.len() >= allowed;
-            let stuck = state.batches.values().all(|batch| now - batch.since > PATIENCE);
-            let more = state.batches.len() < coalesce.max_batches
-                && !state.batches.is_empty()
-                && (backlog || stuck);
+            let patience = state.pace.patience(coalesce);
+            let stuck = state.batches.values().all(|batch| now - batch.since > patience);
+            let more =
+                state.batches.len() < coalesce.max_batches && !state.batches.is_empty() && (backlog || stuck);
             if !idle && !more {
                 return;
             }
@@ -305,7 +315,13 @@ impl Lane {
     }
 
     /// Starts a batch, or lets a single write run alone.
-    fn send_off(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, mut members: Vec<Member>, allowed: usize) {
+    fn send_off(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        state: &mut State,
+        mut members: Vec<Member>,
+        allowed: usize,
+    ) {
         if members.len() == 1
             && state.batches.is_empty()
             && let Some(member) = members.pop()
@@ -339,7 +355,9 @@ impl Lane {
             }
             let beside_others = beside
                 && (member.write.key.is_none()
-                    || self.locks(&member).any(|lock| state.batches.values().any(|b| b.locks.contains(&lock))));
+                    || self
+                        .locks(&member)
+                        .any(|lock| state.batches.values().any(|b| b.locks.contains(&lock))));
             let distinct = shape(&member.write.statement).is_some_and(|shape| shape.key.distinct);
             let repeated = member.write.key.as_ref().filter(|_| distinct).is_some_and(|key| {
                 !seen.insert((Arc::as_ptr(&member.write.statement), self.hasher.hash_one(key)))
@@ -372,13 +390,36 @@ impl Lane {
         }
         state.watched = true;
         let (lane, shared) = (Arc::clone(self), Arc::clone(shared));
+        let patience = state.pace.patience(&shared.config.load().coalesce);
         tokio::spawn(async move {
-            tokio::time::sleep(PATIENCE + PATIENCE / 10).await;
+            tokio::time::sleep(patience + patience / 10).await;
             let mut state = lane.state.lock();
             state.watched = false;
             lane.dispatch(&shared, &mut state);
             lane.watch(&shared, &mut state);
         });
+    }
+
+    /// Whether a BEGIN is worth holding: those before it joined, or it is time to try again.
+    pub(crate) fn holds(&self) -> bool {
+        /// Transactions in a row that did not join, which are enough to know.
+        const ENOUGH: u32 = 8;
+        /// One in so many is tried again.
+        const RETRY: u32 = 32;
+        let wasted = self.wasted.load(Ordering::Relaxed);
+        if wasted >= ENOUGH {
+            self.wasted.fetch_add(1, Ordering::Relaxed);
+        }
+        wasted < ENOUGH || wasted.is_multiple_of(RETRY)
+    }
+
+    /// A transaction whose BEGIN was held joined others, or did not.
+    pub(crate) fn joined(&self, joined: bool) {
+        if joined {
+            self.wasted.store(0, Ordering::Relaxed);
+        } else {
+            self.wasted.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// What Neo4j answers to BEGIN, if it is known.
@@ -424,7 +465,11 @@ impl Lane {
     }
 
     /// What is known of a text in this lane.
-    pub(crate) fn knowledge<T>(&self, statement: &Arc<Statement>, look: impl FnOnce(&mut Knowledge) -> T) -> T {
+    pub(crate) fn knowledge<T>(
+        &self,
+        statement: &Arc<Statement>,
+        look: impl FnOnce(&mut Knowledge) -> T,
+    ) -> T {
         look(self.texts.lock().of(statement))
     }
 

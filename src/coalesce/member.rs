@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use bolt_wire::packstream::{MapView, Walker};
 use bolt_wire::Tag;
+use bolt_wire::packstream::{MapView, Walker};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -192,7 +192,9 @@ fn scalar(value: &[u8]) -> Option<PropertyKind> {
         0xC1 => Some(PropertyKind::Float),
         0x00..=0x7F | 0xF0..=0xFF | 0xC8..=0xCB => Some(PropertyKind::Integer),
         0x80..=0x8F | 0xD0..=0xD2 => Some(PropertyKind::String),
-        0xB0..=0xBF => value.get(1).filter(|tag| STRUCTURES.contains(tag)).map(|t| PropertyKind::Structure(*t)),
+        0xB0..=0xBF => {
+            value.get(1).filter(|tag| STRUCTURES.contains(tag)).map(|t| PropertyKind::Structure(*t))
+        }
         _ => None,
     }
 }

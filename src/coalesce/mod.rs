@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+pub(crate) use batch::{next_summary, own_answer};
 pub(crate) use bookmark::Bookmark;
 pub(crate) use deferred::Deferred;
 pub(crate) use lane::{Lane, LaneKey, Submitted, Turn, Waiting};
 pub(crate) use member::{Claim, Reply, Share, Write};
-pub(crate) use batch::{next_summary, own_answer};
 pub(crate) use metrics::CoalesceMetrics;
 pub(crate) use report::{LaneReport, TextReport};
 pub(crate) use shared::{Ballot, Outcome};

@@ -8,8 +8,8 @@ use bolt_wire::{Tag, chunk};
 use bytes::{BufMut, BytesMut};
 
 use super::lane::Lane;
-use super::member::{Member, Write};
-use crate::statement::{Class, Shape, Statement, Way};
+use super::member::{Member, RowKey, Write};
+use crate::statement::{Class, Shape, Statement};
 use crate::upstream::Connection;
 
 /// Fewer rows of one text run as they are: their statement would cost no less.
@@ -38,18 +38,19 @@ pub(super) fn shape(statement: &Statement) -> Option<&Shape> {
     }
 }
 
+/// What members are sorted by: labels and keys, so that all batches lock in the same order. What has no key keeps the order in which it came,
+/// behind all that has one.
+fn order(member: &Member) -> (bool, Option<(&str, &str, &RowKey)>) {
+    let write = &member.write;
+    let keyed = write.key.as_ref().zip(shape(&write.statement));
+    let keyed = keyed.map(|(key, shape)| (&*shape.name, &*write.statement.text, key));
+    (keyed.is_none(), keyed)
+}
+
 impl Plan {
     /// Sorts members so that batches lock in the same order, and gathers rows of one text.
     pub(super) fn of(lane: &Lane, mut members: Vec<Member>, derive: bool) -> Self {
-        let texts = |member: &Member| match shape(&member.write.statement) {
-            Some(shape) if member.write.key.is_some() => Some((shape.name.clone(), member.write.statement.text.clone())),
-            _ => None,
-        };
-        members.sort_by_cached_key(|member| {
-            // What has no key keeps the order in which it came, behind all that has one.
-            let keyed = texts(member);
-            (keyed.is_none(), keyed, member.write.key.clone().filter(|_| texts(member).is_some()))
-        });
+        members.sort_by(|one, other| order(one).cmp(&order(other)));
         let mut segments = Vec::new();
         let mut start = 0;
         while let Some(first) = members.get(start) {
@@ -61,7 +62,7 @@ impl Plan {
             let rows = members.iter().skip(start).take_while(alike).count();
             let derived = derive
                 && rows >= ROWS
-                && shape(&first.write.statement).is_some_and(|shape| way_exists(shape))
+                && shape(&first.write.statement).is_some()
                 && lane.knowledge(&first.write.statement, |knowledge| knowledge.derives());
             if derived {
                 segments.push(Segment { range: start..start + rows, derived: true });
@@ -81,7 +82,9 @@ impl Plan {
             let Some(members) = self.members.get(segment.range.clone()) else { continue };
             let Some(first) = members.first() else { continue };
             let (fetch, everything) = if segment.derived {
-                connection.queue_with(Tag::RUN, false, |out| put_rows(members.iter().map(|member| &member.write), out));
+                connection.queue_with(Tag::RUN, false, |out| {
+                    put_rows(members.iter().map(|member| &member.write), out)
+                });
                 (Tag::PULL, -1)
             } else {
                 connection.queue_with(Tag::RUN, false, |out| put_run(&first.write, out));
@@ -100,11 +103,6 @@ pub(super) fn put_fetch(fetch: Tag, records: i64, out: &mut BytesMut) {
         encode::string("n", out);
         encode::integer(records, out);
     });
-}
-
-/// Whether the servers that are supported can run the shape's statement: all of them can.
-fn way_exists(shape: &Shape) -> bool {
-    matches!(shape.way, Way::Unwind | Way::Rows)
 }
 
 /// RUN of one request's own text.

@@ -87,7 +87,8 @@ pub(super) async fn hold(place: &Place, prepared: Prepared, plan: Plan) {
         let (sender, outcome) = oneshot::channel();
         let comparable = given.answer(Form::Comparable);
         let ballot = Ballot { voter, votes: Some(votes.clone()), outcome };
-        let share = Share { answer: given.answer(Form::InTransaction), comparable: comparable.clone(), ballot };
+        let share =
+            Share { answer: given.answer(Form::InTransaction), comparable: comparable.clone(), ballot };
         let Member { write, since, claim, reply, .. } = member;
         // Its client is answered; from here on only the vote and the outcome connect them.
         let (silent, _) = oneshot::channel();

@@ -48,6 +48,10 @@ pub struct Coalesce {
     #[serde(with = "DurationText")]
     #[schemars(extend("x-min" = "10ms", "x-max" = "1m"))]
     pub max_batch_time: Duration,
+    /// What runs for longer than this, and than four usual batches, is not waited for by writes that cannot conflict with it.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = "1m"))]
+    pub patience: Duration,
     /// How long a shared transaction waits at most for the COMMITs of its members.
     #[serde(with = "DurationText")]
     #[schemars(extend("x-min" = "1ms", "x-max" = "1s"))]
@@ -69,6 +73,7 @@ impl Default for Coalesce {
             max_result: 16 * 1024 * 1024,
             max_statement_time: Duration::from_millis(20),
             max_batch_time: Duration::from_secs(1),
+            patience: Duration::from_millis(50),
             max_commit_wait: Duration::from_millis(50),
         }
     }

@@ -146,7 +146,12 @@ impl Session {
     }
 
     /// Looks at the RUN of a held transaction: may it run in a shared one? With the bytes of its two messages.
-    pub(super) fn shareable(&mut self, extent: Extent, lane: &Lane, announced: bool) -> Option<(Write, usize)> {
+    pub(super) fn shareable(
+        &mut self,
+        extent: Extent,
+        lane: &Lane,
+        announced: bool,
+    ) -> Option<(Write, usize)> {
         if extent.payload > self.shared.config.load().coalesce.max_parameters {
             return None;
         }

@@ -70,7 +70,7 @@ impl Session {
         let api = self.api.take();
         let Some(held) = self.held_from(message, api) else { return Begun::Relay(None) };
         let lane = Arc::clone(&held.lane);
-        let Some(begun) = lane.begun().filter(|_| self.goes_on_joinably(message)) else {
+        let Some(begun) = lane.begun().filter(|_| lane.holds() && self.goes_on_joinably(message)) else {
             return Begun::Relay(Some(Errand::of_transaction(lane, None)));
         };
         if let Some(turn) = lane.take_turn(&self.shared) {
@@ -170,9 +170,9 @@ impl Session {
 
     /// Hands the write of a held transaction in, if it may share one.
     async fn share(&mut self, held: &mut Held, message: Message) -> Step<Joined> {
-        let Some((write, wire)) = self.shareable(message.extent, &held.lane, held.announced) else {
-            return Ok(Joined::Relay(None));
-        };
+        let shareable = self.shareable(message.extent, &held.lane, held.announced);
+        held.lane.joined(shareable.is_some());
+        let Some((write, wire)) = shareable else { return Ok(Joined::Relay(None)) };
         let statement = Arc::clone(&write.statement);
         let waiting = match held.lane.submit(&self.shared, write) {
             Submitted::Waiting(waiting) => waiting,

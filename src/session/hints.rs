@@ -70,7 +70,9 @@ impl Session {
             }
         });
         changed.put_slice(self.inbuf.get(message.extent.wire..).unwrap_or_default());
-        let Found::Message(extent) = MessageScanner::default().scan(&changed) else { return Ok(Some(message)) };
+        let Found::Message(extent) = MessageScanner::default().scan(&changed) else {
+            return Ok(Some(message));
+        };
         *self.inbuf = changed;
         self.hints = hints;
         Ok(Some(Message { extent, ..message }))

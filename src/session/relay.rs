@@ -233,7 +233,9 @@ impl Session {
             // The write that failed was answered before: this is the first answer that can tell.
             self.skip(extent, delivery);
             self.put_answer(|out| out.put_slice(&failure));
-            let Some(answered) = self.machine.answered(Outcome::Failure) else { return Err(self.lose_upstream()) };
+            let Some(answered) = self.machine.answered(Outcome::Failure) else {
+                return Err(self.lose_upstream());
+            };
             delivery.over = answered.over;
             self.note_pin();
             return Ok(());

@@ -13,9 +13,9 @@ use bolt_wire::server::{State, Verdict};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
-use super::filter::queue_filtered;
-use super::errand::Joined;
 use super::deferred::Deferring;
+use super::errand::Joined;
+use super::filter::queue_filtered;
 use super::held::Begun;
 use super::hints::CoalesceHint;
 use super::local::Taken;

@@ -2,16 +2,15 @@
 
 use std::fmt::Write;
 
-use super::count::{Ledger, merges};
-use super::form::{Edge, Form, Item, Map, Node, Returned, Subject, Value};
-use super::shape::Kind;
+use super::count::Ledger;
+use super::form::{Computed, Edge, Element, Form, Item, Map, Node, Part, Returned, Subject, Value, Verb};
+use super::shape::Way;
 
 /// The variable of what is named in a pattern.
-pub(super) fn own(subject: Subject) -> &'static str {
+pub(super) fn own(subject: Subject) -> String {
     match subject {
-        Subject::Node(0) => "a",
-        Subject::Node(_) => "b",
-        Subject::Edge => "r",
+        Subject::Node(at) => format!("n{at}"),
+        Subject::Edge(at) => format!("r{at}"),
     }
 }
 
@@ -25,76 +24,77 @@ pub(super) fn reference(path: &[Box<str>]) -> String {
     path.iter().fold("row.p".to_owned(), |text, name| text + "." + &quoted(name))
 }
 
-/// The condition under which a MERGE finds nothing.
-pub(super) fn made(form: &Form) -> Option<Box<str>> {
-    if !merges(form.kind) {
-        return None;
-    }
-    let pattern = match &form.edge {
-        Some(edge) => edge_pattern(edge, None),
-        None => form.nodes.first().map(|node| node_pattern(node, ""))?,
-    };
-    Some(format!("NOT EXISTS {{ MATCH {pattern} }}").into())
-}
-
 /// The whole text.
-pub(super) fn batch(form: &Form, ledger: &Ledger) -> Box<str> {
-    let mut text = "UNWIND $rows AS row".to_owned();
-    let matched = if form.edge.is_some() || form.kind == Kind::NodeUpdate { form.nodes.len() } else { 0 };
-    for (at, node) in form.nodes.iter().take(matched).enumerate() {
-        text += &format!(" MATCH {}", node_pattern(node, own(Subject::Node(at))));
+pub(super) fn batch(form: &Form, ledger: &Ledger, way: Way) -> Box<str> {
+    let mut body = Body { text: String::new(), scope: vec!["row".to_owned()] };
+    for (part, flags) in form.parts.iter().zip(&ledger.flags) {
+        body.with(&flags.before);
+        body.part(part);
+        body.with(&flags.after);
+        part.then.iter().for_each(|items| steps(&mut body.text, "", &own(part.then_of), items));
+        body.with(&flags.end);
     }
-    let mut scope: Vec<String> = vec!["row".to_owned()];
-    scope.extend((0..matched).map(|at| own(Subject::Node(at)).to_owned()));
-    with(&mut text, &mut scope, &ledger.before, 0);
-    match (&form.edge, form.nodes.first()) {
-        (Some(edge), _) => {
-            text += &format!(" {} {}", clause(form.kind), edge_pattern(edge, Some("r")));
-            scope.push("r".to_owned());
-            replaced(&mut text, "r", &edge.properties);
+    let body = body.text;
+    let flags: Vec<_> = (0..ledger.count).map(|flag| format!("f{flag}")).collect();
+    let columns = form.columns.iter().enumerate();
+    let columns: Vec<_> =
+        columns.map(|(at, column)| format!("{} AS c{at}", returned(&column.value))).collect();
+    match way {
+        Way::Unwind => {
+            let all = [vec!["row.i AS i".to_owned()], flags, columns].concat().join(", ");
+            format!("UNWIND $rows AS row{body} RETURN {all}").into()
         }
-        (None, Some(node)) if matched == 0 => {
-            text += &format!(" {} {}", clause(form.kind), node_pattern(node, "a"));
-            scope.push("a".to_owned());
-            replaced(&mut text, "a", &node.properties);
+        Way::Rows => {
+            let inner = [flags.clone(), columns, vec!["1 AS one".to_owned()]].concat().join(", ");
+            let names = (0..form.columns.len()).map(|at| format!("c{at}")).collect();
+            let all = [vec!["row.i AS i".to_owned()], flags, names].concat().join(", ");
+            format!("UNWIND $rows AS row CALL (row) {{{body} RETURN {inner} }} RETURN {all}").into()
         }
-        _ => {}
-    }
-    let subject = own(if form.edge.is_some() { Subject::Edge } else { Subject::Node(0) });
-    form.on_create.iter().for_each(|items| steps(&mut text, " ON CREATE", subject, items));
-    form.on_match.iter().for_each(|items| steps(&mut text, " ON MATCH", subject, items));
-    with(&mut text, &mut scope, &ledger.after, ledger.before.len());
-    form.then.iter().for_each(|items| steps(&mut text, "", subject, items));
-    text += " RETURN row.i AS i";
-    for flag in 0..ledger.before.len() + ledger.after.len() {
-        let _ = write!(text, ", f{flag}");
-    }
-    for (at, column) in form.columns.iter().enumerate() {
-        let _ = write!(text, ", {} AS c{at}", returned(&column.value));
-    }
-    text.into()
-}
-
-/// Flags, computed where they stand; everything else goes on.
-fn with(text: &mut String, scope: &mut Vec<String>, flags: &[Box<str>], first: usize) {
-    if flags.is_empty() {
-        return;
-    }
-    let _ = write!(text, " WITH {}", scope.join(", "));
-    for (at, flag) in flags.iter().enumerate() {
-        let _ = write!(text, ", {flag} AS f{}", first + at);
-        scope.push(format!("f{}", first + at));
     }
 }
 
-fn clause(kind: Kind) -> &'static str {
-    if merges(kind) { "MERGE" } else { "CREATE" }
+/// The text between the rows and the answers.
+struct Body {
+    text: String,
+    /// What is known there, to be carried on.
+    scope: Vec<String>,
 }
 
-/// A pattern cannot take a row's map, so that its properties follow as SET, which counts alike if none is null.
-fn replaced(text: &mut String, subject: &str, properties: &Map) {
-    if let Map::Parameter(path) = properties {
-        let _ = write!(text, " SET {subject} = {}", reference(path));
+impl Body {
+    fn part(&mut self, part: &Part) {
+        let name = own(part.subject);
+        let (verb, pattern) = match part.verb {
+            Verb::Match => ("MATCH", self::pattern(&part.element, &name)),
+            Verb::Merge => ("MERGE", self::pattern(&part.element, &name)),
+            Verb::Create => ("CREATE", self::pattern(&part.element, &name)),
+        };
+        let _ = write!(self.text, " {verb} {pattern}");
+        // A pattern cannot take a row's map, so that its properties follow as SET, which counts alike if none is null.
+        if let Map::Parameter(path) = part.properties() {
+            let _ = write!(self.text, " SET {name} = {}", reference(path));
+        }
+        part.on_create.iter().for_each(|items| steps(&mut self.text, " ON CREATE", &name, items));
+        part.on_match.iter().for_each(|items| steps(&mut self.text, " ON MATCH", &name, items));
+        self.scope.push(name);
+    }
+
+    /// Flags, computed where they stand; everything else goes on.
+    fn with(&mut self, flags: &[(usize, String)]) {
+        if flags.is_empty() {
+            return;
+        }
+        let _ = write!(self.text, " WITH {}", self.scope.join(", "));
+        for (number, flag) in flags {
+            let _ = write!(self.text, ", {flag} AS f{number}");
+            self.scope.push(format!("f{number}"));
+        }
+    }
+}
+
+fn pattern(element: &Element, name: &str) -> String {
+    match element {
+        Element::Node(node) => node_pattern(node, name),
+        Element::Edge(edge) => edge_pattern(edge, name),
     }
 }
 
@@ -109,7 +109,13 @@ fn steps(text: &mut String, when: &str, subject: &str, items: &[Item]) {
 
 fn step(subject: &str, item: &Item) -> String {
     match item {
-        Item::Set(key, value) => format!("{subject}.{} = {}", quoted(key), valued(value)),
+        Item::Set(key, value) => {
+            let target = format!("{subject}.{}", quoted(key));
+            match value {
+                Value::Computed(value) => format!("{target} = {}", computed(value, &target)),
+                value => format!("{target} = {}", valued(value)),
+            }
+        }
         Item::Merge(map) => format!("{subject} += {}", mapped(map)),
         Item::Replace(map) => format!("{subject} = {}", mapped(map)),
         Item::Remove(key) => format!("{subject}.{}", quoted(key)),
@@ -117,13 +123,14 @@ fn step(subject: &str, item: &Item) -> String {
     }
 }
 
-fn node_pattern(node: &Node, variable: &str) -> String {
+/// A node's pattern.
+pub(super) fn node_pattern(node: &Node, variable: &str) -> String {
     format!("({variable}{}{})", labelled(&node.labels), described(&node.properties))
 }
 
-fn edge_pattern(edge: &Edge, variable: Option<&str>) -> String {
-    let (from, to) = (own(Subject::Node(edge.from)), own(Subject::Node(edge.to)));
-    let variable = variable.unwrap_or_default();
+/// A relationship's pattern.
+pub(super) fn edge_pattern(edge: &Edge, variable: &str) -> String {
+    let (from, to) = (own(edge.from), own(edge.to));
     format!("({from})-[{variable}:{}{}]->({to})", quoted(&edge.name), described(&edge.properties))
 }
 
@@ -154,6 +161,21 @@ fn valued(value: &Value) -> String {
         Value::Parameter(path) => reference(path),
         Value::Literal(literal) => literal.source.to_string(),
         Value::Function(name) => format!("{name}()"),
+        // Only `step` knows what the property is for.
+        Value::Computed(_) => "null".to_owned(),
+    }
+}
+
+fn computed(value: &Computed, target: &str) -> String {
+    match value {
+        Computed::Target => target.to_owned(),
+        Computed::Value(value) => valued(value),
+        Computed::Coalesce(left, right) => {
+            format!("coalesce({}, {})", computed(left, target), computed(right, target))
+        }
+        Computed::Binary(left, sign, right) => {
+            format!("({} {sign} {})", computed(left, target), computed(right, target))
+        }
     }
 }
 

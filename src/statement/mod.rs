@@ -15,6 +15,8 @@ mod tokens;
 mod value;
 
 #[cfg(test)]
+mod real_neo4j;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use shape::{

@@ -2,19 +2,21 @@
 
 use open_cypher::Keyword;
 use open_cypher::ast::{
-    Clause, ClauseKind, Expr, ExprKind, MatchClause, MergeClause, MergeTrigger, Name, PathFactorKind,
-    PatternPart, ProjectionItemKind, QueryKind, RelationshipDirection, RelationshipPattern, RemoveItemKind,
-    ReturnClause, SetItemKind, StatementKind,
+    Clause, ClauseKind, Expr, ExprKind, MatchClause, MergeClause, MergeTrigger, Name, Node as Tree,
+    NodePattern, PathFactorKind, PatternPart, ProjectionItemKind, QueryKind, RelationshipDirection,
+    RelationshipPattern, RemoveItemKind, ReturnClause, SetItemKind, StatementKind,
 };
 
-use super::form::{Column, Edge, Form, Item, Map, Node, Returned, Subject};
+use super::form::{Column, Edge, Element, Form, Item, Map, Node, Part, Returned, Subject, Verb};
 use super::pattern::{self, Ends};
 use super::shape::Kind;
 use super::tokens::Tokens;
-use super::value::value;
+use super::value::{assigned, value};
 
 /// Tokens that a shape may have at most; more are not even parsed.
 const MOST_TOKENS: usize = 2_000;
+/// Nodes and relationships that a shape may have at most.
+const MOST_PARTS: usize = 8;
 
 type Read<T> = Result<T, &'static str>;
 
@@ -31,70 +33,76 @@ pub(super) fn read(text: &str, tokens: &Tokens<'_>) -> Read<Form> {
     if query.mode.is_some() || query.terminator.is_some() || !regular.unions.is_empty() {
         return Err("it is more than one plain query");
     }
-    let mut reader = Reader { text, names: Vec::new(), own: Subject::Edge };
-    reader.form(&regular.head.kind.clauses)
+    Reader { text, names: Vec::new(), parts: Vec::new() }.form(&regular.head.kind.clauses)
 }
 
 struct Reader<'t> {
     text: &'t str,
     /// The variables and what they stand for.
     names: Vec<(Box<str>, Subject)>,
-    /// What SET and REMOVE may touch.
-    own: Subject,
+    parts: Vec<Part>,
 }
 
 impl Reader<'_> {
-    fn form(&mut self, clauses: &[Clause]) -> Read<Form> {
-        let matches = clauses.iter().take_while(|clause| matches!(clause.kind, ClauseKind::Match(_))).count();
-        let (matches, rest) = clauses.split_at(matches);
-        let mut form = Form {
-            kind: Kind::NodeUpdate,
-            nodes: Vec::new(),
-            edge: None,
-            on_create: Vec::new(),
-            on_match: Vec::new(),
-            then: Vec::new(),
-            columns: Vec::new(),
-        };
-        for clause in matches {
-            let ClauseKind::Match(clause) = &clause.kind else { return Err("it has an unknown clause") };
-            self.matched(clause, &mut form.nodes)?;
-        }
-        let rest = match (form.nodes.len(), rest) {
-            (1, rest) => {
-                self.own = Subject::Node(0);
-                rest
+    fn form(mut self, clauses: &[Clause]) -> Read<Form> {
+        let mut columns = Vec::new();
+        for (at, clause) in clauses.iter().enumerate() {
+            match &clause.kind {
+                ClauseKind::Match(clause) => self.matched(clause)?,
+                ClauseKind::Create(create) => self.written(Verb::Create, &create.pattern.parts)?,
+                ClauseKind::Merge(merge) => {
+                    self.written(Verb::Merge, std::slice::from_ref(&merge.pattern))?;
+                    self.actions(merge)?;
+                }
+                ClauseKind::Set(set) => self.change(&set.items, Self::set)?,
+                ClauseKind::Remove(remove) => self.change(&remove.items, Self::remove)?,
+                ClauseKind::Return(clause) if at + 1 == clauses.len() => columns = self.columns(clause)?,
+                ClauseKind::Delete(_) => return Err("it deletes"),
+                _ => return Err("it has more than MATCH, MERGE, CREATE, SET, REMOVE and RETURN"),
             }
-            (nodes @ (0 | 2), [first, rest @ ..]) => {
-                self.own = if nodes == 0 { Subject::Node(0) } else { Subject::Edge };
-                self.written(&first.kind, &mut form)?;
-                rest
-            }
-            _ => return Err("it matches more than two nodes"),
-        };
-        self.after(rest, &mut form)?;
-        if form.kind == Kind::NodeUpdate && form.then.is_empty() {
-            return Err("its MATCH is not followed by SET or REMOVE");
         }
-        Ok(form)
+        if self.parts.len() > MOST_PARTS {
+            return Err("it writes too many things");
+        }
+        let kind = self.kind()?;
+        Ok(Form { kind, parts: self.parts, columns })
     }
 
-    fn matched(&mut self, clause: &MatchClause, nodes: &mut Vec<Node>) -> Read<()> {
+    fn kind(&self) -> Read<Kind> {
+        let written = |part: &&Part| part.verb != Verb::Match;
+        let edge = self.parts.iter().rfind(|part| part.is_edge());
+        match edge.or_else(|| self.parts.iter().rfind(written)) {
+            Some(part) => Ok(match (part.verb, part.is_edge()) {
+                (Verb::Create, true) => Kind::RelationshipCreate,
+                (_, true) => Kind::RelationshipMerge,
+                (Verb::Create, false) => Kind::NodeCreate,
+                (_, false) => Kind::NodeMerge,
+            }),
+            None if self.parts.iter().any(|part| !part.then.is_empty()) => Ok(Kind::NodeUpdate),
+            None => Err("it changes nothing"),
+        }
+    }
+
+    fn matched(&mut self, clause: &MatchClause) -> Read<()> {
         if clause.optional || clause.mode.is_some() || !clause.hints.is_empty() {
             return Err("its MATCH is optional or has a hint");
         }
-        let first = nodes.len();
+        if self.parts.iter().any(|part| part.verb != Verb::Match || !part.then.is_empty()) {
+            return Err("it matches after it has written");
+        }
+        let first = self.parts.len();
         for part in &clause.pattern.parts {
             let tree = pattern::lone_node(part)?;
-            let name = tree.variable.as_ref().ok_or("its MATCH has a node without a name")?;
-            self.name(name, Subject::Node(nodes.len()))?;
-            nodes.push(pattern::node(self.text, tree)?);
+            if tree.variable.is_none() {
+                return Err("its MATCH has a node without a name");
+            }
+            self.node(Verb::Match, tree)?;
         }
         if let Some(condition) = &clause.where_clause {
-            self.condition(condition, nodes)?;
+            self.condition(condition)?;
         }
-        for node in &nodes[first..] {
-            match &node.properties {
+        for part in &self.parts[first..] {
+            match part.properties() {
                 Map::Entries(entries) if entries.is_empty() => {
                     return Err("its MATCH has a node without a key");
                 }
@@ -106,20 +114,22 @@ impl Reader<'_> {
     }
 
     /// Equalities of properties with values, joined by AND.
-    fn condition(&self, condition: &Expr, nodes: &mut [Node]) -> Read<()> {
+    fn condition(&mut self, condition: &Expr) -> Read<()> {
         use open_cypher::ast::BinaryOperator::{And, Equal};
         match &condition.kind {
-            ExprKind::Parenthesized(inner) => self.condition(inner, nodes),
+            ExprKind::Parenthesized(inner) => self.condition(inner),
             ExprKind::Binary { left, operator, right } if operator.kind == And => {
-                self.condition(left, nodes)?;
-                self.condition(right, nodes)
+                self.condition(left)?;
+                self.condition(right)
             }
             ExprKind::Binary { left, operator, right } if operator.kind == Equal => {
                 let (subject, key) = self.property(left)?;
-                let Subject::Node(at) = subject else { return Err("its WHERE is about a relationship") };
                 let value = value(self.text, right)?;
-                match nodes.get_mut(at).map(|node| &mut node.properties) {
-                    Some(Map::Entries(entries)) => pattern::push(entries, key, value),
+                let part = self.parts.iter_mut().find(|part| part.subject == subject);
+                match part.map(|part| &mut part.element) {
+                    Some(Element::Node(Node { properties: Map::Entries(entries), .. })) => {
+                        pattern::push(entries, key, value)
+                    }
                     _ => Err("its WHERE is about an unknown node"),
                 }
             }
@@ -127,45 +137,42 @@ impl Reader<'_> {
         }
     }
 
-    /// The clause that creates, merges or begins to change.
-    fn written(&mut self, clause: &ClauseKind, form: &mut Form) -> Read<()> {
-        let parts = match clause {
-            ClauseKind::Create(create) => create.pattern.parts.as_slice(),
-            ClauseKind::Merge(merge) => std::slice::from_ref(&merge.pattern),
-            _ => return Err("it does not go on with CREATE or MERGE"),
-        };
-        let [part] = parts else { return Err("it creates more than one thing") };
-        let merges = matches!(clause, ClauseKind::Merge(_));
-        if form.nodes.is_empty() {
-            form.kind = if merges { Kind::NodeMerge } else { Kind::NodeCreate };
-            self.new_node(part, form)?;
-        } else {
-            form.kind = if merges { Kind::RelationshipMerge } else { Kind::RelationshipCreate };
-            self.new_edge(part, form)?;
+    /// What CREATE and MERGE write.
+    fn written(&mut self, verb: Verb, parts: &[PatternPart]) -> Read<()> {
+        for part in parts {
+            match pattern::lone_node(part) {
+                Ok(node) => {
+                    let subject = self.node(verb, node)?;
+                    let keyed =
+                        self.parts.iter().any(|part| part.subject == subject && !part.key().is_empty());
+                    if verb == Verb::Merge && !keyed {
+                        return Err("its MERGE has no key");
+                    }
+                }
+                Err(_) => self.edge(verb, pattern::edge(part)?)?,
+            }
         }
-        match clause {
-            ClauseKind::Merge(merge) => self.actions(merge, form),
-            _ => Ok(()),
-        }
-    }
-
-    fn new_node(&mut self, part: &PatternPart, form: &mut Form) -> Read<()> {
-        let tree = pattern::lone_node(part)?;
-        if let Some(name) = &tree.variable {
-            self.name(name, Subject::Node(0))?;
-        }
-        let node = pattern::node(self.text, tree)?;
-        let keyed = !node.properties.entries().is_empty();
-        if form.kind == Kind::NodeMerge && !keyed {
-            return Err("its MERGE has no key");
-        }
-        form.nodes.push(node);
         Ok(())
     }
 
-    fn new_edge(&mut self, part: &PatternPart, form: &mut Form) -> Read<()> {
-        let Ends { left, edge, right } = pattern::edge(part)?;
-        let (left, right) = (self.end(left)?, self.end(right)?);
+    fn node(&mut self, verb: Verb, tree: &NodePattern) -> Read<Subject> {
+        let subject = Subject::Node(self.parts.len());
+        let node = pattern::node(self.text, tree)?;
+        if let Some(name) = &tree.variable {
+            self.name(name, subject)?;
+        }
+        self.push(verb, Element::Node(node), subject);
+        Ok(subject)
+    }
+
+    fn push(&mut self, verb: Verb, element: Element, subject: Subject) {
+        let (on_create, on_match, then) = (Vec::new(), Vec::new(), Vec::new());
+        self.parts.push(Part { verb, element, subject, on_create, on_match, then, then_of: subject });
+    }
+
+    fn edge(&mut self, verb: Verb, ends: Ends<'_>) -> Read<()> {
+        let Ends { left, edge, right } = ends;
+        let (left, right) = (self.end(verb, left)?, self.end(verb, right)?);
         let (from, to) = match edge.direction.kind {
             RelationshipDirection::Right => (left, right),
             RelationshipDirection::Left => (right, left),
@@ -175,95 +182,112 @@ impl Reader<'_> {
             return Err("its relationship begins and ends at one name");
         }
         let RelationshipPattern { variable, labels, properties, .. } = edge;
+        let subject = Subject::Edge(self.parts.len());
         if let Some(name) = variable {
-            self.name(name, Subject::Edge)?;
+            self.name(name, subject)?;
         }
         let labels = pattern::labels(labels.as_ref())?;
         let [name] = labels.as_slice() else { return Err("its relationship has not exactly one type") };
         let properties = pattern::described(self.text, properties.as_deref())?;
-        if form.kind == Kind::RelationshipMerge && matches!(properties, Map::Parameter(_)) {
+        if verb == Verb::Merge && matches!(properties, Map::Parameter(_)) {
             return Err("its MERGE takes its key from a map");
         }
-        form.edge = Some(Edge { name: name.clone(), properties, from, to });
+        self.push(verb, Element::Edge(Edge { name: name.clone(), properties, from, to }), subject);
         Ok(())
     }
 
-    /// The end of a relationship: a matched node's bare name.
-    fn end(&self, factor: &PathFactorKind) -> Read<usize> {
+    /// The end of a relationship: a known node's bare name, or a node that is created with it.
+    fn end(&mut self, verb: Verb, factor: &PathFactorKind) -> Read<Subject> {
         let PathFactorKind::Node(node) = factor else { return Err("its relationship has an unusual end") };
-        if node.labels.is_some() || node.properties.is_some() || node.where_clause.is_some() {
-            return Err("its relationship's ends are described twice");
-        }
         match node.variable.as_ref().map(|name| self.subject(name)) {
-            Some(Ok(Subject::Node(at))) => Ok(at),
-            _ => Err("its relationship's end is not a matched node"),
+            Some(Ok(known))
+                if node.labels.is_none() && node.properties.is_none() && node.where_clause.is_none() =>
+            {
+                Ok(known)
+            }
+            Some(Ok(_)) => Err("its relationship's end is described twice"),
+            _ if verb == Verb::Create => self.node(verb, node),
+            _ => Err("its relationship's end is not a known node"),
         }
     }
 
-    fn actions(&self, merge: &MergeClause, form: &mut Form) -> Read<()> {
+    fn actions(&mut self, merge: &MergeClause) -> Read<()> {
+        let Some(own) = self.parts.last().map(|part| part.subject) else { return Ok(()) };
         for action in &merge.actions {
-            let items = action.set.items.iter().map(|item| self.set(&item.kind)).collect::<Read<_>>()?;
+            let items: Vec<Item> = action
+                .set
+                .items
+                .iter()
+                .map(|item| match self.set(&item.kind)? {
+                    (subject, item) if subject == own => Ok(item),
+                    _ => Err("its MERGE changes something else than what it merges"),
+                })
+                .collect::<Read<_>>()?;
+            let Some(part) = self.parts.last_mut() else { continue };
             match action.trigger.kind {
-                MergeTrigger::Create => form.on_create.push(items),
-                MergeTrigger::Match => form.on_match.push(items),
+                MergeTrigger::Create => part.on_create.push(items),
+                MergeTrigger::Match => part.on_match.push(items),
                 _ => return Err("its MERGE has an unknown action"),
             }
         }
         Ok(())
     }
 
-    /// SET, REMOVE and RETURN.
-    fn after(&self, clauses: &[Clause], form: &mut Form) -> Read<()> {
-        let (last, clauses) = match clauses {
-            [clauses @ .., last] if matches!(last.kind, ClauseKind::Return(_)) => (Some(last), clauses),
-            clauses => (None, clauses),
-        };
-        for clause in clauses {
-            let items = match &clause.kind {
-                ClauseKind::Set(set) => {
-                    set.items.iter().map(|item| self.set(&item.kind)).collect::<Read<_>>()?
-                }
-                ClauseKind::Remove(remove) => {
-                    remove.items.iter().map(|item| self.remove(&item.kind)).collect::<Read<_>>()?
-                }
-                ClauseKind::Delete(_) => return Err("it deletes"),
-                _ => return Err("it has more clauses than one write, SET, REMOVE and RETURN"),
-            };
-            form.then.push(items);
+    /// A clause of SET or REMOVE: it, and those beside it, are about one thing.
+    fn change<T>(
+        &mut self,
+        items: &[Tree<T>],
+        read: impl Fn(&Self, &T) -> Read<(Subject, Item)>,
+    ) -> Read<()> {
+        let mut of = None;
+        let mut list = Vec::new();
+        for item in items {
+            let (subject, item) = read(self, &item.kind)?;
+            if of.replace(subject).is_some_and(|known| known != subject) {
+                return Err("one SET or REMOVE changes two things");
+            }
+            list.push(item);
         }
-        if let Some(ClauseKind::Return(clause)) = last.map(|clause| &clause.kind) {
-            form.columns = self.columns(clause)?;
+        match (self.parts.last_mut(), of) {
+            (Some(part), Some(subject)) if part.then.is_empty() || part.then_of == subject => {
+                part.then_of = subject;
+                part.then.push(list);
+                Ok(())
+            }
+            _ => Err("its SET and REMOVE change two things in a row"),
         }
-        Ok(())
     }
 
-    fn set(&self, item: &SetItemKind) -> Read<Item> {
+    fn set(&self, item: &SetItemKind) -> Read<(Subject, Item)> {
         Ok(match item {
-            SetItemKind::Property { target, value: to } => {
-                Item::Set(self.own(target)?, value(self.text, to)?)
+            SetItemKind::Property { target, value } => {
+                let (subject, key) = self.property(target)?;
+                let is_target =
+                    |other: &Expr| self.property(other).is_ok_and(|other| other == (subject, key.clone()));
+                let value = assigned(self.text, value, &is_target)?;
+                (subject, Item::Set(key, value))
             }
             SetItemKind::MergeProperties { target, value } => {
-                self.mine(target)?;
-                Item::Merge(pattern::properties(self.text, Some(value))?)
+                (self.subject(target)?, Item::Merge(pattern::properties(self.text, Some(value))?))
             }
             SetItemKind::ReplaceProperties { target, value } => {
-                self.mine(target)?;
-                Item::Replace(pattern::properties(self.text, Some(value))?)
+                (self.subject(target)?, Item::Replace(pattern::properties(self.text, Some(value))?))
             }
             SetItemKind::Labels { target, labels } => {
-                self.mine_is_node(target)?;
-                Item::Labels(pattern::labels(Some(labels))?)
+                (self.labelled(target)?, Item::Labels(pattern::labels(Some(labels))?))
             }
             _ => return Err("its SET has an unknown form"),
         })
     }
 
-    fn remove(&self, item: &RemoveItemKind) -> Read<Item> {
+    fn remove(&self, item: &RemoveItemKind) -> Read<(Subject, Item)> {
         Ok(match item {
-            RemoveItemKind::Property(target) => Item::Remove(self.own(target)?),
+            RemoveItemKind::Property(target) => {
+                let (subject, key) = self.property(target)?;
+                (subject, Item::Remove(key))
+            }
             RemoveItemKind::Labels { target, labels } => {
-                self.mine_is_node(target)?;
-                Item::RemoveLabels(pattern::labels(Some(labels))?)
+                (self.labelled(target)?, Item::RemoveLabels(pattern::labels(Some(labels))?))
             }
             _ => return Err("its REMOVE has an unknown form"),
         })
@@ -301,8 +325,11 @@ impl Reader<'_> {
             let [name] = call.name.parts.as_slice() else {
                 return Err("its RETURN calls a function of a library");
             };
-            let functions: &[&str] =
-                if subject == Subject::Edge { &["elementId", "id", "type"] } else { &["elementId", "id"] };
+            let functions: &[&str] = if matches!(subject, Subject::Edge(_)) {
+                &["elementId", "id", "type"]
+            } else {
+                &["elementId", "id"]
+            };
             let known = functions.iter().find(|known| known.eq_ignore_ascii_case(&name.kind.text));
             return match known {
                 Some(known) if !name.kind.escaped && call.quantifier.is_none() => {
@@ -328,19 +355,11 @@ impl Reader<'_> {
         }
     }
 
-    /// `n.x` of what is written.
-    fn own(&self, target: &Expr) -> Read<Box<str>> {
-        let (subject, key) = self.property(target)?;
-        if subject == self.own { Ok(key) } else { Err(NOT_OWN) }
-    }
-
-    fn mine(&self, target: &Name) -> Read<()> {
-        if self.subject(target)? == self.own { Ok(()) } else { Err(NOT_OWN) }
-    }
-
-    fn mine_is_node(&self, target: &Name) -> Read<()> {
-        self.mine(target)?;
-        if self.own == Subject::Edge { Err("it sets a label of a relationship") } else { Ok(()) }
+    fn labelled(&self, target: &Name) -> Read<Subject> {
+        match self.subject(target)? {
+            Subject::Edge(_) => Err("it sets a label of a relationship"),
+            node => Ok(node),
+        }
     }
 
     fn name(&mut self, name: &Name, subject: Subject) -> Read<()> {
@@ -360,5 +379,3 @@ impl Reader<'_> {
         found.map(|(_, subject)| *subject).ok_or("a name stands for nothing")
     }
 }
-
-const NOT_OWN: &str = "it changes something else than what it writes";

@@ -1,32 +1,26 @@
 //! From a form to a shape: what its requests must be like, and what tells them apart.
 
-use super::batch::{batch, made};
-use super::count::{ledger, merges};
-use super::form::{Form, Item, Map, Path, Returned, Value};
+use super::batch::batch;
+use super::count::ledger;
+use super::form::{Element, Form, Item, Map, Part, Path, Returned, Value, Verb, may_be_null};
 use super::read::read;
-use super::shape::{Check, Key, Kind, Operand, Requirement, Schema, Shape, Way};
+use super::shape::{Check, Key, Operand, Requirement, Schema, Shape, Way};
 use super::tokens::Tokens;
 
 /// The coalescible form of a text that writes, or why it has none.
 pub(super) fn recognise(text: &str, tokens: &Tokens<'_>) -> Result<Box<Shape>, &'static str> {
     let form = read(text, tokens)?;
     let checks = checks(&form)?;
-    let ledger = ledger(&form, made(&form))?;
-    let name = match (&form.edge, form.nodes.first()) {
-        (Some(edge), _) => edge.name.clone(),
-        (None, Some(node)) => node.labels.first().cloned().unwrap_or_default(),
-        (None, None) => return Err("it has no node"),
-    };
+    let ledger = ledger(&form)?;
+    let way = way(&form);
     Ok(Box::new(Shape {
         kind: form.kind,
-        name,
-        way: Way::Unwind,
-        batch: batch(&form, &ledger),
-        flags: ledger.before.len() + ledger.after.len(),
-        key: Key {
-            parts: parts(&form)?.into(),
-            distinct: form.kind == Kind::NodeUpdate || merges(form.kind),
-        },
+        name: name(&form),
+        way,
+        batch: batch(&form, &ledger, way),
+        flags: ledger.count,
+        key: Key { parts: parts(&form)?.into(), distinct: way == Way::Unwind && is_keyed(&form) },
+        one_row: way == Way::Rows && form.parts.len() > 1,
         checks: checks.into(),
         effects: ledger.effects.into(),
         schema: schema(&form).into(),
@@ -34,28 +28,54 @@ pub(super) fn recognise(text: &str, tokens: &Tokens<'_>) -> Result<Box<Shape>, &
     }))
 }
 
-/// The properties that find what is there: those of matched and merged patterns.
-fn keyed(form: &Form) -> impl Iterator<Item = &(Box<str>, Value)> {
-    let nodes = if form.kind == Kind::NodeCreate { &[][..] } else { form.nodes.as_slice() };
-    let edge = form.edge.as_ref().filter(|_| merges(form.kind));
-    let nodes = nodes.iter().map(|node| &node.properties);
-    nodes.chain(edge.map(|edge| &edge.properties)).flat_map(|map| map.entries())
+/// Rows that cannot see each other need no subquery: those of one keyed node, of one relationship between two matched nodes,
+/// and of nothing but new things.
+fn way(form: &Form) -> Way {
+    let reads = form.parts.iter().flat_map(Part::items).any(|item| match item {
+        Item::Set(_, Value::Computed(computed)) => computed.reads(),
+        _ => false,
+    });
+    let own = |part: &Part| part.then.is_empty() || part.then_of == part.subject;
+    let free = match form.parts.as_slice() {
+        [part] => own(part),
+        [a, b, edge] if [a, b].iter().all(|part| part.verb == Verb::Match && part.then.is_empty()) => {
+            edge.is_edge() && own(edge)
+        }
+        parts => parts.iter().all(|part| part.verb == Verb::Create && own(part)),
+    };
+    if free && !reads { Way::Unwind } else { Way::Rows }
+}
+
+/// True if a row may change what it has found.
+fn is_keyed(form: &Form) -> bool {
+    form.parts
+        .iter()
+        .any(|part| part.verb == Verb::Merge || part.verb == Verb::Match && !part.then.is_empty())
+}
+
+/// The type of the last relationship, or the label of the last node that is written.
+fn name(form: &Form) -> Box<str> {
+    let edge = form.parts.iter().rfind(|part| part.is_edge());
+    let written = form.parts.iter().rfind(|part| part.verb != Verb::Match);
+    let named = edge.or(written).or_else(|| form.parts.last()).map(|part| match &part.element {
+        Element::Edge(edge) => edge.name.clone(),
+        Element::Node(node) => node.labels.first().cloned().unwrap_or_default(),
+    });
+    named.unwrap_or_default()
 }
 
 fn parts(form: &Form) -> Result<Vec<Operand>, &'static str> {
-    keyed(form)
-        .map(|(_, value)| {
-            value.operand().ok_or("its key is not a parameter, a string, a whole number or a boolean")
-        })
+    let values = form.parts.iter().flat_map(Part::key).map(|(_, value)| value.operand());
+    values
+        .map(|operand| operand.ok_or("its key is not a parameter, a string, a whole number or a boolean"))
         .collect()
 }
 
 fn schema(form: &Form) -> Vec<Schema> {
-    let nodes = if form.kind == Kind::NodeCreate { &[][..] } else { form.nodes.as_slice() };
     let mut wanted: Vec<Schema> = Vec::new();
-    for node in nodes {
-        let properties = node.properties.entries().iter().map(|(key, _)| key.clone()).collect();
-        let name = node.labels.first().cloned().unwrap_or_default();
+    for part in form.parts.iter().filter(|part| !part.is_edge() && part.verb != Verb::Create) {
+        let properties = part.key().iter().map(|(key, _)| key.clone()).collect();
+        let name = part.labels().first().cloned().unwrap_or_default();
         let schema = Schema { relationship: false, name, properties };
         if !wanted.contains(&schema) {
             wanted.push(schema);
@@ -65,17 +85,17 @@ fn schema(form: &Form) -> Vec<Schema> {
 }
 
 fn checks(form: &Form) -> Result<Vec<Check>, &'static str> {
-    let mut checks = Checks { list: Vec::new(), keys: own_keys(form) };
-    for (_, value) in keyed(form) {
-        checks.parameter(value, Requirement::Key);
-    }
-    match (form.kind, &form.edge, form.nodes.first()) {
-        (Kind::NodeCreate, _, Some(node)) => checks.described(&node.properties),
-        (Kind::RelationshipCreate, Some(edge), _) => checks.described(&edge.properties),
-        _ => {}
-    }
-    for item in form.on_create.iter().chain(&form.on_match).chain(&form.then).flatten() {
-        checks.item(item)?;
+    let mut checks = Checks { list: Vec::new(), keys: Vec::new() };
+    for part in &form.parts {
+        part.key().iter().for_each(|(_, value)| checks.parameter(value, Requirement::Key));
+        if part.verb == Verb::Create {
+            checks.described(part.properties());
+        }
+        checks.keys = part.key().to_vec();
+        part.on_create.iter().chain(&part.on_match).flatten().try_for_each(|item| checks.item(item))?;
+        let of = form.parts.iter().find(|of| of.subject == part.then_of);
+        checks.keys = of.map(|of| of.key().to_vec()).unwrap_or_default();
+        checks.then(&part.then)?;
     }
     for column in &form.columns {
         if let Returned::Value(value) = &column.value {
@@ -85,24 +105,20 @@ fn checks(form: &Form) -> Result<Vec<Check>, &'static str> {
     Ok(checks.list)
 }
 
-/// The key properties of what is written: no step may change them, or rows could find each other's.
-fn own_keys(form: &Form) -> Vec<(Box<str>, Value)> {
-    match (form.kind, &form.edge, form.nodes.first()) {
-        (Kind::RelationshipMerge, Some(edge), _) => edge.properties.entries().to_vec(),
-        (Kind::NodeMerge | Kind::NodeUpdate, _, Some(node)) => node.properties.entries().to_vec(),
-        _ => Vec::new(),
-    }
-}
-
 struct Checks {
     list: Vec<Check>,
+    /// The key of what is changed: no step may change it, or rows could find each other's.
     keys: Vec<(Box<str>, Value)>,
 }
 
 impl Checks {
     fn parameter(&mut self, value: &Value, requirement: Requirement) {
-        if let Value::Parameter(path) = value {
-            self.path(path, requirement);
+        match value {
+            Value::Parameter(path) => self.path(path, requirement),
+            Value::Computed(computed) => {
+                computed.values().into_iter().for_each(|value| self.parameter(value, Requirement::Number));
+            }
+            Value::Literal(_) | Value::Function(_) => {}
         }
     }
 
@@ -113,21 +129,35 @@ impl Checks {
         }
     }
 
-    /// A pattern that is created: null is left out only where the text says it.
+    /// A pattern that is created.
     fn described(&mut self, properties: &Map) {
         match properties {
             Map::Parameter(path) => self.path(path, Requirement::Map { same: Box::default() }),
             Map::Entries(entries) => {
-                entries.iter().for_each(|(_, value)| self.parameter(value, Requirement::Property));
+                entries.iter().for_each(|(_, value)| self.parameter(value, Requirement::Nullable));
             }
         }
     }
 
+    fn then(&mut self, clauses: &[Vec<Item>]) -> Result<(), &'static str> {
+        for (clause, items) in clauses.iter().enumerate() {
+            for (step, item) in items.iter().enumerate() {
+                match item {
+                    Item::Set(key, value) if may_be_null(clauses, clause, step) => {
+                        self.entry(key, value, Requirement::Nullable)?;
+                    }
+                    item => self.item(item)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn item(&mut self, item: &Item) -> Result<(), &'static str> {
         match item {
-            Item::Set(key, value) => self.entry(key, value),
+            Item::Set(key, value) => self.entry(key, value, Requirement::Property),
             Item::Merge(Map::Entries(entries)) | Item::Replace(Map::Entries(entries)) => {
-                entries.iter().try_for_each(|(key, value)| self.entry(key, value))
+                entries.iter().try_for_each(|(key, value)| self.entry(key, value, Requirement::Property))
             }
             Item::Merge(Map::Parameter(path)) | Item::Replace(Map::Parameter(path)) => {
                 let same = self.same(path);
@@ -142,13 +172,13 @@ impl Checks {
     }
 
     /// A property may be set if it is not of the key, or to what it is already.
-    fn entry(&mut self, key: &str, value: &Value) -> Result<(), &'static str> {
+    fn entry(&mut self, key: &str, value: &Value, requirement: Requirement) -> Result<(), &'static str> {
         if let Some((_, known)) = self.keys.iter().find(|(known, _)| **known == *key)
             && (known.operand().is_none() || known.operand() != value.operand())
         {
             return Err("it changes its own key");
         }
-        self.parameter(value, Requirement::Property);
+        self.parameter(value, requirement);
         Ok(())
     }
 

@@ -19,6 +19,9 @@ pub(crate) struct Shape {
     pub(crate) columns: Box<[Box<str>]>,
     /// What tells one row from another, if rows of one statement must differ.
     pub(crate) key: Key,
+    /// A request with more than one row cannot be told what it did: the whole batch then counts as one whose counters do not
+    /// add up. (With unique keys there never is one.)
+    pub(crate) one_row: bool,
     /// What a request's parameters must be like. One that differs is run in another way.
     pub(crate) checks: Box<[Check]>,
     /// What each row of the result adds to its request's counters.
@@ -36,9 +39,9 @@ pub(crate) enum Kind {
     NodeCreate,
     /// `MATCH (n:L {k: …}) SET/REMOVE` …
     NodeUpdate,
-    /// Two keyed nodes and `MERGE (a)-[r:T]->(b)` …
+    /// `MERGE (a)-[r:T]->(b)` …, the nodes by their keys.
     RelationshipMerge,
-    /// Two keyed nodes and `CREATE (a)-[r:T]->(b)` …
+    /// `CREATE (a)-[r:T]->(b)` …, the nodes by their keys or new.
     RelationshipCreate,
 }
 
@@ -85,6 +88,10 @@ pub(crate) enum Requirement {
     Key,
     /// Not null, and storable as a property (no map, node, relationship, path; lists of one scalar kind without null).
     Property,
+    /// INTEGER or FLOAT.
+    Number,
+    /// Null, or a `Property`.
+    Nullable,
     /// A map whose values are all `Property`, none null (what Neo4j counts for a null depends on whether it has seen the name before).
     Map {
         /// The key's own properties with their values: under such a name the map has nothing, or this very value.

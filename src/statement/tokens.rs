@@ -84,7 +84,9 @@ impl<'t> Tokens<'t> {
                 | TokenKind::Comma
                 | TokenKind::Dot
                 | TokenKind::Colon
+                | TokenKind::Plus
                 | TokenKind::Minus
+                | TokenKind::Star
                 | TokenKind::Equal
                 | TokenKind::PlusEqual
                 | TokenKind::LeftArrow

@@ -2,11 +2,11 @@
 
 use bolt_wire::packstream::Value as Packed;
 use open_cypher::ast::{
-    Expr, ExprKind, FunctionInvocation, IntegerRadix, Literal as Tree, LiteralKind, ParameterName,
-    UnaryOperator,
+    BinaryOperator, Expr, ExprKind, FunctionInvocation, IntegerRadix, Literal as Tree, LiteralKind,
+    ParameterName, UnaryOperator,
 };
 
-use super::form::{Literal, Path, Value};
+use super::form::{Computed, Literal, Path, Value};
 
 /// Functions without arguments whose value may be another in each run, and is never null.
 const FUNCTIONS: [&str; 8] =
@@ -25,6 +25,64 @@ pub(super) fn value(text: &str, expression: &Expr) -> Result<Value, &'static str
         ExprKind::Function(call) => function(call).map(Value::Function),
         _ => Err(NOT_A_VALUE),
     }
+}
+
+/// A value, or one that is computed with the property that it is for, which `is_target` knows.
+pub(super) fn assigned(
+    text: &str,
+    expression: &Expr,
+    is_target: &impl Fn(&Expr) -> bool,
+) -> Result<Value, &'static str> {
+    match value(text, expression) {
+        Ok(value) => Ok(value),
+        Err(_) => computed(text, expression, is_target).map(Value::Computed),
+    }
+}
+
+fn computed(
+    text: &str,
+    expression: &Expr,
+    is_target: &impl Fn(&Expr) -> bool,
+) -> Result<Computed, &'static str> {
+    if is_target(expression) {
+        return Ok(Computed::Target);
+    }
+    let inner = |expression| computed(text, expression, is_target).map(Box::new);
+    match &expression.kind {
+        ExprKind::Parenthesized(inside) => computed(text, inside, is_target),
+        ExprKind::Binary { left, operator, right } => {
+            let sign = match operator.kind {
+                BinaryOperator::Add => "+",
+                BinaryOperator::Subtract => "-",
+                BinaryOperator::Multiply => "*",
+                _ => return Err(NOT_A_VALUE),
+            };
+            Ok(Computed::Binary(inner(left)?, sign, inner(right)?))
+        }
+        ExprKind::Function(call) if is_coalesce(call) => match call.arguments.as_slice() {
+            [first, second] => Ok(Computed::Coalesce(inner(first)?, inner(second)?)),
+            _ => Err(NOT_A_VALUE),
+        },
+        _ => match value(text, expression)? {
+            // Parameters are asked to be numbers: Neo4j refuses some mixtures of types only where it sees them as parameters.
+            value @ Value::Parameter(_) => Ok(Computed::Value(Box::new(value))),
+            value @ Value::Literal(_) if is_number(expression) => Ok(Computed::Value(Box::new(value))),
+            _ => Err("it computes with something else than numbers"),
+        },
+    }
+}
+
+fn is_number(expression: &Expr) -> bool {
+    match &expression.kind {
+        ExprKind::Literal(tree) => matches!(tree.kind, LiteralKind::Integer(_) | LiteralKind::Float(_)),
+        ExprKind::Unary { operand, .. } => is_number(operand),
+        _ => false,
+    }
+}
+
+fn is_coalesce(call: &FunctionInvocation) -> bool {
+    let [name] = call.name.parts.as_slice() else { return false };
+    call.quantifier.is_none() && !name.kind.escaped && name.kind.text.eq_ignore_ascii_case("coalesce")
 }
 
 const NOT_A_VALUE: &str = "a value is neither a parameter nor a literal";

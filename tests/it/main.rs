@@ -11,6 +11,7 @@
 mod support;
 
 mod chaos;
+mod coalesce;
 mod console;
 mod drain;
 mod faults;

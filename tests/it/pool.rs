@@ -18,7 +18,12 @@ const SHED: &str = "Neo.TransientError.Request.NoThreadsAvailable";
 /// A peer, and a Sidebolt with a pool of `size` in front of it that has made its first contact.
 async fn small_pool(size: usize, change: impl FnOnce(&mut Settings)) -> (Peer, Sidebolt) {
     let peer = Peer::start(change).await;
-    let sidebolt = Sidebolt::start(peer.address, |config| config.pool.max_connection_pool_size = size).await;
+    let sidebolt = Sidebolt::start(peer.address, |config| {
+        config.pool.max_connection_pool_size = size;
+        // A transaction is to hold a connection from its BEGIN on.
+        config.coalesce.managed = false;
+    })
+    .await;
     drop(client(&sidebolt).await);
     sidebolt.at_rest().await;
     peer.forget();

@@ -277,7 +277,9 @@ fn mask(value: &Value, addresses: &[String]) -> Value {
                 let value = if MASKED.contains(&key.as_str()) { "*".into() } else { mask(value, addresses) };
                 (key.clone(), value)
             };
-            let mut entries: Vec<_> = entries.iter().map(masked).collect();
+            // Documented difference: Sidebolt asks drivers for telemetry.
+            let asked = |(key, _): &&(String, Value)| key != "telemetry.enabled";
+            let mut entries: Vec<_> = entries.iter().filter(asked).map(masked).collect();
             // The order of a map's entries has no meaning, and the servers' own varies.
             entries.sort_by(|a, b| a.0.cmp(&b.0));
             Value::Map(entries)

@@ -1,5 +1,6 @@
 //! One load on every way to write, in interleaved rounds, and the figures that come of it.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub(super) struct Sample {
     pub(super) rows: u64,
     /// Rows of a batch, as far as Sidebolt or the client made batches.
     pub(super) batch: Option<f64>,
+    /// What Sidebolt's group commit counted meanwhile, the time around the measurement included.
+    counts: BTreeMap<String, f64>,
     proxied: bool,
 }
 
@@ -111,16 +114,13 @@ pub(super) fn of(all: &[Samples], way: Way) -> Option<&Samples> {
 }
 
 impl Ground {
-    /// Rows that some Sidebolt has written for its clients in groups, and the groups.
-    fn groups(&self) -> Option<(f64, f64)> {
-        let page = page(self.admin?).ok()?;
-        let sum = |name: &str| -> Option<f64> {
-            let own = |line: &&str| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']);
-            let values =
-                page.lines().filter(own).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-            values.reduce(|a, b| a + b)
-        };
-        sum("sidebolt_coalesce_batch_rows_sum").zip(sum("sidebolt_coalesce_batch_rows_count"))
+    /// What Sidebolt's group commit has counted so far, by metric and labels.
+    fn counts(&self) -> BTreeMap<String, f64> {
+        let page = self.admin.and_then(|admin| page(admin).ok()).unwrap_or_default();
+        let own = page.lines().filter_map(|line| line.strip_prefix("sidebolt_coalesce_"));
+        own.filter_map(|line| line.rsplit_once(' '))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect()
     }
 
     /// Sends through one way.
@@ -152,17 +152,20 @@ impl Ground {
             threads: self.settings.client_threads,
             watched: pids,
         };
-        let before = self.groups();
+        let before = self.counts();
         let round = load::run(sessions, &job).with_context(|| format!("way: {}", target.way))?;
-        let made = before
-            .zip(self.groups())
-            .map(|((rows, groups), (rows_now, groups_now))| (rows_now - rows) / (groups_now - groups));
+        let mut counts = BTreeMap::new();
+        if target.way == Way::Sidebolt {
+            counts = self.counts();
+            counts.iter_mut().for_each(|(name, now)| *now -= before.get(name).unwrap_or(&0.0));
+        }
+        let count = |name: &str| counts.get(name).copied().unwrap_or_default();
+        let made = count("batch_rows_sum") / count("batch_rows_count");
         let batch = match target.way {
-            Way::Sidebolt => made.filter(|batch| batch.is_finite()),
             Way::ByHand => Some(rows as f64),
-            _ => None,
+            _ => Some(made).filter(|batch| batch.is_finite()),
         };
-        Ok(Sample { round, rows, batch, proxied })
+        Ok(Sample { round, rows, batch, counts, proxied })
     }
 
     /// The single writes of a case, as each session of a way sends them.
@@ -249,8 +252,33 @@ pub(super) fn rows(table: &mut Table, case: &str, all: &[Samples], findings: &mu
         if let Some(first) = way.samples.iter().find_map(|sample| sample.round.first_error.clone()) {
             findings.notes.push(format!("{case}, {}: {errors} errors, the first: {first}", way.way));
         }
+        findings.notes.extend(shares(case, &way.samples));
         findings.foreign.extend(way.samples.iter().map(|sample| sample.round.foreign_cores()));
     }
+}
+
+/// What Sidebolt did with a load's writes, in percent of them.
+pub(super) fn shares(case: &str, samples: &[Sample]) -> Option<String> {
+    let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
+    for (name, count) in samples.iter().flat_map(|sample| &sample.counts) {
+        *sums.entry(name).or_default() += count;
+    }
+    let kept = |name: &str| {
+        ["alone_total", "relayed_total", "rows_total"].iter().any(|metric| name.starts_with(metric))
+    };
+    let all: f64 = sums.iter().filter(|(name, _)| kept(name)).map(|(_, count)| count).sum();
+    let troubles = |name: &str| {
+        ["fallbacks_total", "late_total", "ledger_mismatches_total"]
+            .iter()
+            .any(|metric| name.starts_with(metric))
+    };
+    let shares = sums.iter().filter(|(_, count)| **count > 0.0).filter_map(|(name, count)| match name {
+        name if kept(name) => Some(format!("{name} {} %", number(100.0 * count / all))),
+        name if troubles(name) => Some(format!("{name} {}", number(*count))),
+        _ => None,
+    });
+    let shares: Vec<String> = shares.collect();
+    (!shares.is_empty()).then(|| format!("{case}: {}", shares.join(", ").replace('"', "")))
 }
 
 /// The page of metrics.

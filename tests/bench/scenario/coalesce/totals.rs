@@ -7,7 +7,7 @@ use bolt_wire::Tag;
 use bolt_wire::packstream::{Value, value};
 use bytes::BytesMut;
 
-use super::measure::{Case, Ground};
+use super::measure::{Case, Ground, shares};
 use super::statements::{Api, FIRST, KNOWN, NEW, Write};
 use super::{ask, forget_new};
 use crate::arena::{Target, Way};
@@ -144,6 +144,7 @@ pub(super) fn graph(
             of(1, |part| part.batch),
             number(errors as f64),
         ]);
+        findings.notes.extend(parts.iter().filter_map(|part| part.did.clone()));
         findings.notes.extend(parts.into_iter().filter_map(|part| part.first_error));
         all.push((target.way, total));
         verify(ground, graph).with_context(|| format!("way: {}", target.way))?;
@@ -159,6 +160,8 @@ struct Part {
     batch: Option<f64>,
     errors: u64,
     first_error: Option<String>,
+    /// What Sidebolt did with the writes.
+    did: Option<String>,
 }
 
 /// All nodes, or all relationships.
@@ -176,7 +179,9 @@ fn part(ground: &Ground, target: Target, write: Write, graph: Graph) -> Result<P
         ground.send(target, &mut sessions, requests, Keys::new(keys_of(write, nodes)), Some(limit))?;
     sessions.into_iter().for_each(Session::close);
     let rows = (sample.round.latency.count() * sample.rows) as f64;
+    let did = shares(&format!("{count} of {}", case.name()), std::slice::from_ref(&sample));
     Ok(Part {
+        did,
         seconds: sample.round.time.as_secs_f64(),
         cpu: sample.server_cpu().unwrap_or_default() * rows / 1e6,
         batch: sample.batch,
