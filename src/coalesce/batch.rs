@@ -412,6 +412,9 @@ impl Transaction<'_> {
             if !row.give(shape, &member.write.parameters, given) {
                 return Err(mismatch("row"));
             }
+            if shape.one_row && given.rows > 1 {
+                return Err(mismatch("several_rows"));
+            }
             if !shape.columns.is_empty()
                 && member.write.records >= 0
                 && given.rows > member.write.records as u64

@@ -261,7 +261,8 @@ async fn a_transaction_that_has_not_begun_at_neo4j_need_not_begin() {
     let mut others = client(&sidebolt, V).await;
     let mut client = client(&sidebolt, V).await;
     // What follows BEGIN, what is answered, and whether Neo4j sees it.
-    let cases: [(Vec<Vec<u8>>, &[&str], bool); 5] = [
+    type Case = (Vec<Vec<u8>>, &'static [&'static str], bool);
+    let cases: [Case; 5] = [
         (vec![run(PROCEDURES), pull(2), pull_all(), commit()], &["SUCCESS"; 4], false),
         (vec![run(PROCEDURES), discard(1), rollback()], &["SUCCESS"; 3], false),
         (vec![run("CALL sidebolt.nope()"), pull_all(), reset()], &["FAILURE", "IGNORED", "SUCCESS"], false),
