@@ -1,6 +1,6 @@
 //! One batch: a transaction of many clients' writes, each answered after COMMIT and none before it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,6 +103,10 @@ pub(super) async fn run(place: Place, members: Vec<Member>) {
             },
             Err(trouble) => {
                 if matches!(trouble, Trouble::Apart("slow")) {
+                    // A text whose time nobody knows beforehand is the likelier cause.
+                    for member in plan.members.iter().filter(|member| !member.write.statement.is_shaped()) {
+                        place.lane().knowledge(&member.write.statement, |knowledge| knowledge.failed());
+                    }
                     place.measured(plan.members.len(), started.elapsed());
                 }
                 (trouble, plan)
@@ -587,12 +591,19 @@ pub(super) fn account(place: &Place, plan: &Plan, took: &[Duration]) {
     let metrics = &place.shared().metrics.coalesce;
     metrics.batch_size.observe(plan.members.len() as f64);
     let mut ways: Vec<&'static str> = Vec::new();
-    let mut texts: HashSet<*const Statement> = HashSet::new();
+    // Answers of a pipeline come in bursts: only what a text's statements took together says something.
+    let mut texts: HashMap<(*const Statement, bool), (&Arc<Statement>, usize, Duration)> = HashMap::new();
     for (segment, took) in plan.segments.iter().zip(took) {
         let Some(first) = plan.members.get(segment.range.start) else { continue };
-        let rows = segment.range.len();
-        let shape = shape(&first.write.statement);
-        let way = match shape.filter(|_| segment.derived).map(|shape| shape.way) {
+        let statement = &first.write.statement;
+        let key = (Arc::as_ptr(statement), segment.derived);
+        let (_, rows, sum) = texts.entry(key).or_insert((statement, 0, Duration::ZERO));
+        *rows += segment.range.len();
+        *sum += *took;
+    }
+    for ((_, derived), (statement, rows, took)) in texts {
+        let shape = shape(statement);
+        let way = match shape.filter(|_| derived).map(|shape| shape.way) {
             Some(Way::Unwind) => "unwind",
             Some(Way::Rows) => "rows",
             None => "grouped",
@@ -602,19 +613,18 @@ pub(super) fn account(place: &Place, plan: &Plan, took: &[Duration]) {
         if !ways.contains(&way) {
             ways.push(way);
         }
-        let first_of_text = texts.insert(Arc::as_ptr(&first.write.statement));
-        let (saved, look) = place.lane().knowledge(&first.write.statement, |knowledge| {
+        let (saved, look) = place.lane().knowledge(statement, |knowledge| {
             knowledge.succeeded(rows);
-            knowledge.batches += u64::from(first_of_text);
-            if segment.derived {
-                knowledge.derived_took(*took, rows)
+            knowledge.batches += 1;
+            if derived {
+                knowledge.derived_took(took, rows)
             } else {
-                knowledge.grouped_took(*took, rows)
+                knowledge.grouped_took(took, rows)
             }
-            (knowledge.saved(*took, rows), shape.is_some() && knowledge.indexes.is_due())
+            (knowledge.saved(took, rows), shape.is_some() && knowledge.indexes.is_due())
         });
         if look {
-            advice::look(&place.shared().indexes, place.lane(), &first.write.statement, true);
+            advice::look(&place.shared().indexes, place.lane(), statement, true);
         }
         metrics.saved_seconds.inc_by(saved);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bolt_wire::packstream::{MapView, Walker};
 use tokio::time::Instant;
 
-use crate::statement::{Class, Statement};
+use crate::statement::Statement;
 
 /// Texts of which a lane knows something; when there are more, all are learnt again.
 const TEXTS: usize = 10_000;
@@ -17,6 +17,10 @@ const LEFT_ALONE: Duration = Duration::from_secs(60);
 const WEIGHT: f64 = 0.2;
 /// Measurements before two ways are compared.
 const SAMPLES: u32 = 5;
+/// How much slower one way must measure: on a busy machine measurements differ by more than a little.
+const SLOWER: f64 = 2.0;
+/// Rows of a measurement that says something about the next.
+const TELLING: usize = 16;
 /// A way that measured slower is tried again once in so many batches.
 const RETRY: u32 = 50;
 
@@ -64,6 +68,8 @@ pub(crate) struct Knowledge {
     /// Seconds of a run of its own: the least of late, because a busy server says nothing about a text.
     least: Option<f64>,
     lessons: u32,
+    /// Runs in a row that took longer than a group may wait for one.
+    long_runs: u32,
     /// Smoothed seconds per member of a group.
     grouped: Measure,
     /// Smoothed seconds per row of its shape's statement.
@@ -117,10 +123,17 @@ impl Knowledge {
         self.run.is_none() || self.summaries.iter().all(Option::is_none) || self.lessons % 64 < 2
     }
 
-    /// A run of its own took so long.
-    pub(crate) fn took(&mut self, time: Duration) {
+    /// A run of its own, with the lane's turn, took so long.
+    pub(crate) fn took(&mut self, time: Duration, longest: Duration) {
         /// What the least gives way with each run.
         const FADE: f64 = 1.02;
+        /// Long runs in a row that are no accident.
+        const ENOUGH: u32 = 3;
+        self.long_runs = if time > longest { self.long_runs + 1 } else { 0 };
+        if self.long_runs >= ENOUGH {
+            self.long_runs = 0;
+            self.leave_alone("its runs take longer than coalesce.max_statement_time");
+        }
         let seconds = time.as_secs_f64();
         self.least = Some(self.least.map_or(seconds, |least| seconds.min(least * FADE)));
         self.lessons = self.lessons.wrapping_add(1);
@@ -146,11 +159,17 @@ impl Knowledge {
 
     /// A batch of its shape's statement took so long for each row.
     pub(super) fn derived_took(&mut self, time: Duration, rows: usize) {
+        if rows < TELLING {
+            return;
+        }
         self.derived.add(time.as_secs_f64() / rows.max(1) as f64);
     }
 
     /// A group took so long for each of its members.
     pub(super) fn grouped_took(&mut self, time: Duration, rows: usize) {
+        if rows < TELLING {
+            return;
+        }
         self.grouped.add(time.as_secs_f64() / rows.max(1) as f64);
     }
 
@@ -227,17 +246,15 @@ impl Knowledge {
     }
 
     /// Why a request of this text is not to join a batch now.
-    pub(crate) fn objection(&self, statement: &Statement, longest: Duration) -> Option<&'static str> {
+    pub(crate) fn objection(&self, statement: &Statement) -> Option<&'static str> {
+        let shaped = statement.is_shaped();
         if let Some((why, since)) = self.unsuitable
             && since.elapsed() < LEFT_ALONE
         {
             return Some(why);
         }
-        if matches!(&statement.class, Class::Write { shape: Ok(_) }) {
+        if shaped {
             return None;
-        }
-        if self.least.is_some_and(|least| least > longest.as_secs_f64()) {
-            return Some("its runs take longer than coalesce.max_statement_time");
         }
         match &self.run {
             None => Some("it has not been run yet"),
@@ -273,7 +290,7 @@ impl Knowledge {
     fn is_slower(&self) -> bool {
         self.derived.samples >= SAMPLES
             && self.grouped.samples >= SAMPLES
-            && self.derived.seconds > self.grouped.seconds * 1.2
+            && self.derived.seconds > self.grouped.seconds * SLOWER
     }
 
     /// Why its shape's statement is not used for now, if it is not.

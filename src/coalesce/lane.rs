@@ -70,6 +70,8 @@ struct State {
 
 struct InFlight {
     since: Instant,
+    /// It waits for the COMMITs of its members.
+    holding: bool,
     locks: HashSet<u64>,
 }
 
@@ -85,7 +87,7 @@ impl State {
 #[derive(Debug)]
 struct Pace {
     rows: f64,
-    /// Smoothed seconds per row of large batches.
+    /// Seconds per row of large batches: the best of late.
     per_row: Option<f64>,
     /// Smoothed time of a batch.
     took: Duration,
@@ -102,7 +104,11 @@ const INCREASE: f64 = 50.0;
 /// What is left of a batch size that was too large.
 const DECREASE: f64 = 0.7;
 /// How much slower per row is too slow.
-const TOLERANCE: f64 = 1.25;
+const TOLERANCE: f64 = 2.0;
+/// What the best time per row gives way with each batch.
+const FADE: f64 = 1.02;
+/// A cap that noise does not go below.
+const FLOOR: f64 = 64.0;
 /// A batch that takes longer was too large, whatever its rows cost.
 const LONG: Duration = Duration::from_millis(400);
 /// Parameters that one batch carries at most, in bytes.
@@ -125,18 +131,20 @@ impl Pace {
     /// A batch of `rows` (of at most `allowed`) took so long.
     fn measured(&mut self, rows: usize, allowed: usize, took: Duration, most: usize) {
         self.took = (self.took * 7 + took) / 8;
+        let smaller = (rows as f64 * DECREASE).max(FLOOR).min(most as f64);
         if took > LONG {
-            self.rows = (rows as f64 * DECREASE).max(1.0);
+            self.rows = smaller;
             return;
         }
-        if rows < 8 || rows * 4 < allowed {
+        // A small batch costs more for each row, whatever the cap: it says nothing about it.
+        if (rows as f64) < FLOOR || rows * 2 < allowed {
             return;
         }
         let per_row = took.as_secs_f64() / rows as f64;
-        let usual = *self.per_row.get_or_insert(per_row);
-        self.per_row = Some(usual + (per_row - usual) * 0.1);
-        if per_row > usual * TOLERANCE {
-            self.rows = (allowed as f64 * DECREASE).max(1.0);
+        let best = self.per_row.map_or(per_row, |best| per_row.min(best * FADE));
+        self.per_row = Some(best);
+        if per_row > best * TOLERANCE {
+            self.rows = smaller;
         } else if rows >= allowed {
             self.rows = (allowed as f64 + INCREASE).min(most as f64);
         }
@@ -215,6 +223,17 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The batch waits for the COMMITs of its members: others that cannot conflict may go.
+    pub(super) fn holds(&self) {
+        let mut state = self.lane.state.lock();
+        if let Some(batch) = state.batches.get_mut(&self.number) {
+            batch.holding = true;
+        }
+        self.lane.dispatch(&self.shared, &mut state);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.lane.state.lock();
@@ -255,7 +274,8 @@ impl Lane {
         let claim = Arc::new(Claim::default());
         state.queue.push_back(Member { write, since: now, claim: Arc::clone(&claim), reply, voter: 0 });
         // A backlog that conflicts with what runs is looked through now and then only.
-        if state.queue.len().is_multiple_of(BACKLOG_STEP) {
+        let holding = state.batches.values().all(|batch| batch.holding);
+        if holding || state.queue.len().is_multiple_of(BACKLOG_STEP) {
             self.dispatch(shared, &mut state);
         }
         self.watch(shared, &mut state);
@@ -298,8 +318,11 @@ impl Lane {
             let backlog = state.queue.len() >= allowed;
             let patience = state.pace.patience(coalesce);
             let stuck = state.batches.values().all(|batch| now - batch.since > patience);
-            let more =
-                state.batches.len() < coalesce.max_batches && !state.batches.is_empty() && (backlog || stuck);
+            // Who waits for its members' COMMITs leaves Neo4j idle.
+            let holding = state.batches.values().all(|batch| batch.holding);
+            let more = state.batches.len() < coalesce.max_batches
+                && !state.batches.is_empty()
+                && (backlog || stuck || holding);
             if !idle && !more {
                 return;
             }
@@ -337,7 +360,7 @@ impl Lane {
         let number = state.next;
         state.next += 1;
         let locks = members.iter().flat_map(|member| self.locks(member)).collect();
-        state.batches.insert(number, InFlight { since: Instant::now(), locks });
+        state.batches.insert(number, InFlight { since: Instant::now(), holding: false, locks });
         let place = Place { lane: Arc::clone(self), shared: Arc::clone(shared), number, allowed };
         tokio::spawn(batch::run(place, members));
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bolt_wire::packstream::MapView;
 
@@ -89,14 +88,13 @@ impl Coalescer {
 
     /// The texts of this user that write, most rows first.
     pub(crate) fn texts(&self, shared: &Shared, principal: &[u8; 32], most: usize) -> Vec<TextReport> {
-        let longest = shared.config.load().coalesce.max_statement_time;
         let own = |lane: &&Arc<Lane>| lane.need.principal.id == *principal;
         let lanes: Vec<_> = self.lanes.lock().values().filter(own).cloned().collect();
         let mut found: Found = HashMap::new();
         for lane in lanes {
             let database = lane.shown_database();
             for (statement, knowledge) in lane.texts.lock().iter() {
-                let report = TextReport::of(&database, statement, knowledge, longest);
+                let report = TextReport::of(&database, statement, knowledge);
                 let key = (database.clone(), Arc::as_ptr(statement));
                 match found.get_mut(&key) {
                     Some((known, place)) => {
@@ -127,14 +125,9 @@ impl Coalescer {
 }
 
 impl TextReport {
-    fn of(
-        database: &Option<String>,
-        statement: &Arc<Statement>,
-        knowledge: &Knowledge,
-        longest: Duration,
-    ) -> Self {
+    fn of(database: &Option<String>, statement: &Arc<Statement>, knowledge: &Knowledge) -> Self {
         let shape = shape(statement);
-        let objection = knowledge.objection(statement, longest);
+        let objection = knowledge.objection(statement);
         let doubt = shape.and_then(|_| knowledge.doubt());
         let way = match (objection, shape) {
             (Some(_), _) => None,

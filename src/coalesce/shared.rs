@@ -20,9 +20,9 @@ use super::plan::Plan;
 /// Transactions that are tried for those who said COMMIT.
 const ROUNDS: usize = 6;
 /// Shortest time that COMMITs are waited for.
-const SHORTEST_WAIT: Duration = Duration::from_millis(2);
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 /// What a usual wait is multiplied with before it is too long.
-const GENEROUS: u32 = 4;
+const GENEROUS: u32 = 8;
 
 /// A client's vote on the transaction that it shares. Dropped without one, it is against.
 pub(crate) struct Ballot {
@@ -98,6 +98,7 @@ pub(super) async fn hold(place: &Place, prepared: Prepared, plan: Plan) {
         voters.push(Some(Voter { comparable, outcome: sender, vote: None }));
     }
     drop(votes);
+    place.holds();
     count(place, &mut voters, &mut counted).await;
     let plan = Plan { members, segments: plan.segments };
     end(place, Some(prepared), plan, voters).await;

@@ -74,7 +74,7 @@ impl Default for Coalesce {
             max_statement_time: Duration::from_millis(20),
             max_batch_time: Duration::from_secs(1),
             patience: Duration::from_millis(50),
-            max_commit_wait: Duration::from_millis(50),
+            max_commit_wait: Duration::from_millis(100),
         }
     }
 }

@@ -45,11 +45,11 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::writers::Plan;
 use crate::app::App;
 use crate::bolt_client::{BoltClient, Options};
 use crate::cli::DemoArgs;
 use crate::config::Config;
-use self::writers::Plan;
 
 /// The graph behind the proxy.
 enum Upstream {

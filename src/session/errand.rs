@@ -1,6 +1,7 @@
 //! Writes that may join a batch: handed in, waited for, or run alone with an eye on what they teach.  [hot path]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
@@ -24,7 +25,7 @@ pub(super) struct Errand {
     /// Requests that a transaction has made; none if there is no transaction.
     requests: Option<u32>,
     /// The lane's turn, if it has one: given back with the errand.
-    _turn: Option<Turn>,
+    turn: Option<Turn>,
     /// RUN's metadata, if the run is to teach what answers look like.
     run: Option<Vec<u8>>,
     /// Records that have come.
@@ -64,8 +65,7 @@ impl Session {
         let Candidate { lane, write, wire } = candidate;
         let statement = Arc::clone(&write.statement);
         let metrics = &self.shared.metrics.coalesce;
-        let longest = self.shared.config.load().coalesce.max_statement_time;
-        if let Some(why) = lane.knowledge(&statement, |knowledge| knowledge.objection(&statement, longest)) {
+        if let Some(why) = lane.knowledge(&statement, |knowledge| knowledge.objection(&statement)) {
             metrics.relayed.with_label_values(&[why]).inc();
             return Ok(Joined::Relay(Some(Errand::new(lane, statement, None))));
         }
@@ -164,9 +164,8 @@ impl Session {
             return None;
         }
         let key = Some(Write::row_key(&statement, shape, run.parameters)?);
-        let longest = self.shared.config.load().coalesce.max_statement_time;
         let suits = lane.knowledge(&statement, |knowledge| {
-            knowledge.objection(&statement, longest).is_none() && knowledge.stands_alone(announced)
+            knowledge.objection(&statement).is_none() && knowledge.stands_alone(announced)
         });
         let parameters = Bytes::copy_from_slice(run.parameters);
         let write = Write { statement, parameters, fetch, records, bookmarked: false, key };
@@ -210,9 +209,14 @@ impl Session {
     /// A write that ran alone is over.
     pub(super) fn end_errand(&mut self, failed: bool) {
         let Some(errand) = self.errand.take() else { return };
-        if let Some(statement) = errand.statement.as_ref().filter(|_| !failed && errand.requests.is_none()) {
+        // What runs beside many others takes its time because of them.
+        let tells = !failed && errand.requests.is_none() && errand.turn.is_some();
+        if let Some(statement) = errand.statement.as_ref().filter(|_| tells) {
+            let longest = self.shared.config.load().coalesce.max_statement_time;
+            let shaped = statement.is_shaped();
+            let longest = if shaped { Duration::MAX } else { longest };
             let took = self.exchange.leased.elapsed();
-            errand.lane.knowledge(statement, |knowledge| knowledge.took(took));
+            errand.lane.knowledge(statement, |knowledge| knowledge.took(took, longest));
         }
     }
 }
@@ -259,12 +263,12 @@ impl Errand {
     fn new(lane: Arc<Lane>, statement: Arc<Statement>, turn: Option<Turn>) -> Box<Self> {
         let teaches = lane.knowledge(&statement, |knowledge| knowledge.wants_lesson());
         let run = teaches.then(Vec::new);
-        Box::new(Self { lane, statement: Some(statement), requests: None, _turn: turn, run, records: 0 })
+        Box::new(Self { lane, statement: Some(statement), requests: None, turn, run, records: 0 })
     }
 
     /// A transaction that its session runs itself.
     pub(super) fn of_transaction(lane: Arc<Lane>, turn: Option<Turn>) -> Box<Self> {
-        Box::new(Self { lane, statement: None, requests: Some(0), _turn: turn, run: None, records: 0 })
+        Box::new(Self { lane, statement: None, requests: Some(0), turn, run: None, records: 0 })
     }
 
     /// A transaction's next request.
