@@ -105,6 +105,8 @@ const DECREASE: f64 = 0.7;
 const TOLERANCE: f64 = 1.25;
 /// A batch that takes longer was too large, whatever its rows cost.
 const LONG: Duration = Duration::from_millis(400);
+/// Rows of a batch that say nothing about its size; no measurement makes batches smaller.
+const FEW: usize = 8;
 /// Parameters that one batch carries at most, in bytes.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
@@ -126,17 +128,20 @@ impl Pace {
     fn measured(&mut self, rows: usize, allowed: usize, took: Duration, most: usize) {
         self.took = (self.took * 7 + took) / 8;
         if took > LONG {
-            self.rows = (rows as f64 * DECREASE).max(1.0);
+            // Few rows that take long are not slow because they are many.
+            if rows > FEW {
+                self.rows = (rows as f64 * DECREASE).max(FEW as f64);
+            }
             return;
         }
-        if rows < 8 || rows * 4 < allowed {
+        if rows < FEW.min(allowed) || rows * 4 < allowed {
             return;
         }
         let per_row = took.as_secs_f64() / rows as f64;
         let usual = *self.per_row.get_or_insert(per_row);
         self.per_row = Some(usual + (per_row - usual) * 0.1);
         if per_row > usual * TOLERANCE {
-            self.rows = (allowed as f64 * DECREASE).max(1.0);
+            self.rows = (allowed as f64 * DECREASE).max(FEW as f64);
         } else if rows >= allowed {
             self.rows = (allowed as f64 + INCREASE).min(most as f64);
         }
@@ -496,5 +501,36 @@ impl Lane {
     /// The database that it writes to, if its clients name one.
     pub(crate) fn database(&self) -> Option<&str> {
         MapView::parse(&self.begin).ok().and_then(|begin| begin.string("db"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 10_000;
+
+    #[test]
+    fn a_slow_while_does_not_end_batches_for_good() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.rows(500, MOST), 500);
+        // Whatever is slow: a stalled server says nothing about the size.
+        for rows in [1, 2, 62, 400, 1, 30, 12, 8, 1] {
+            pace.measured(rows, pace.rows(500, MOST), LONG * 3, MOST);
+        }
+        assert_eq!(pace.rows(500, MOST), FEW);
+        // Full batches that are fast again grow.
+        for _ in 0..30 {
+            let allowed = pace.rows(500, MOST);
+            pace.measured(allowed, allowed, Duration::from_micros(50) * allowed as u32, MOST);
+        }
+        assert!(pace.rows(500, MOST) > 500, "{pace:?}");
+    }
+
+    #[test]
+    fn a_small_batch_size_grows_too() {
+        let mut pace = Pace::default();
+        pace.measured(2, pace.rows(2, MOST), Duration::from_millis(1), MOST);
+        assert!(pace.rows(2, MOST) > 2, "{pace:?}");
     }
 }

@@ -66,15 +66,15 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         let app = start_proxy(upstream.address(), args.port).await?;
         let address = app.bolt_address().to_string();
         let seen = selfcheck::run(&address).await.context("the self-check through the proxy failed")?;
-        println!("{}", banner(&upstream.name(), app.bolt_address(), app.admin_address(), &seen));
         if args.writers > 0 {
             let clients = usize::from(args.writers);
             let plan = if args.check { Plan::brief(clients) } else { Plan::usual(clients) };
             let direct = upstream.address().to_string();
             let comparison = writers::compare(&direct, &address, plan).await;
             let comparison = comparison.context("the writes direct and through the proxy failed")?;
-            println!("{}", comparison.report(&upstream.caution()));
+            println!("\n{}", comparison.report(&upstream.caution()));
         }
+        println!("{}", banner(&upstream.name(), app.bolt_address(), app.admin_address(), &seen));
         if args.check {
             println!("Checked; stopping because of --check.");
         } else {

@@ -101,7 +101,13 @@ pub(super) async fn compare(direct: &str, through: &str, plan: Plan) -> Result<C
     ensure!(counted == written, "{written} writes were acknowledged, and {counted} nodes are there");
     clean_up(&mut admin).await?;
     admin.close().await;
-    Ok(Comparison { clients: plan.clients, direct: direct.sorted(), through: through.sorted(), rows, batches })
+    Ok(Comparison {
+        clients: plan.clients,
+        direct: direct.sorted(),
+        through: through.sorted(),
+        rows,
+        batches,
+    })
 }
 
 fn progress(plan: Plan) -> ProgressBar {
@@ -184,7 +190,11 @@ impl Clients {
 }
 
 /// One client's writes until then, each with its time.
-async fn write_until(mut client: BoltClient, first: i64, end: Instant) -> Result<(BoltClient, Vec<Duration>)> {
+async fn write_until(
+    mut client: BoltClient,
+    first: i64,
+    end: Instant,
+) -> Result<(BoltClient, Vec<Duration>)> {
     let mut times = Vec::new();
     let mut id = first;
     while Instant::now() < end {
@@ -272,7 +282,10 @@ mod tests {
             assert!(text.contains(words), "{words} in\n{text}");
         }
         // 40 writes in 2 batches and 2 on their own.
-        assert!(text.lines().any(|line| line.contains("through Sidebolt") && line.ends_with("10.0")), "{text}");
+        assert!(
+            text.lines().any(|line| line.contains("through Sidebolt") && line.ends_with("10.0")),
+            "{text}"
+        );
         assert_eq!(side(&[], 0).quantile(0.5), Duration::ZERO);
     }
 }
