@@ -198,7 +198,11 @@ impl Scene {
     fn note_metrics(&mut self) {
         // A process that is just being drained answers nothing; its share is then missing.
         for (name, value) in self.sidebolt.metrics("sidebolt_coalesce").unwrap_or_default() {
-            if !name.contains("_bucket") {
+            // Gauges do not add up.
+            if ["_total", "_sum", "_count"]
+                .iter()
+                .any(|end| name.split('{').next().unwrap_or_default().ends_with(end))
+            {
                 *self.coalesced.entry(name).or_default() += value;
             }
         }

@@ -4,7 +4,7 @@ use bolt_wire::packstream::Value;
 use bolt_wire::version::NotificationFilter;
 use fastrand::Rng;
 
-use crate::texts::Statement;
+use crate::texts::{SEED, Statement};
 use crate::values::{Mood, Space};
 
 /// One request.
@@ -128,6 +128,14 @@ impl Unit {
             88..=92 => Self::pipelined(run, random),
             _ => Self::given_up(run, random),
         }
+    }
+
+    /// Some nodes to begin with.
+    pub(crate) fn seed(space: Space, random: &mut Rng) -> Self {
+        let keys = Value::map([("keys", Value::List(space.some_keys(random)))]);
+        let burst = vec![Ask::Run(SEED.to_owned(), keys, Extra::none()), Ask::Pull(-1)];
+        let steps = vec![Step::Burst(burst)];
+        Self { way: "seed", steps, stops: true, retried: false, deferred: false, statements: 1 }
     }
 
     /// `session.run`: RUN and what follows it.

@@ -109,6 +109,10 @@ pub(crate) const LABELS: &[&str] = &["TwU", "TwV", "TwC", "TwI", "TwN", "`Tw ün
 pub(crate) const TYPES: &[&str] = &["TW_R", "TW_S", "`TW odd`"];
 const LITERAL: &str = "\u{ab}key\u{bb}";
 
+/// Creates some nodes of every label, so that MATCH finds something.
+pub(crate) const SEED: &str = "UNWIND $keys AS k CREATE (:TwU {id: k, c: 1, x: 1}), (:TwV {id: k, y: 'y'}), (:TwI {id: k, c: 1}), \
+     (:TwN {id: k}), (:`Tw ünï` {id: k, v: 1.5}), (:TwC {a: k, b: 1, x: 2}), (:TwC {a: k, b: 2})";
+
 struct Writer<'r> {
     random: &'r mut Rng,
     parameters: Vec<(String, Kind)>,

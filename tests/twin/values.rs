@@ -69,6 +69,12 @@ impl Space {
         if random.u8(0..3) == 0 { Value::Integer(self.number(n)) } else { self.word(n).into() }
     }
 
+    /// Some of the plain keys, each once.
+    pub(crate) fn some_keys(self, random: &mut Rng) -> Vec<Value> {
+        let all = (0..6).flat_map(|n| [self.word(n).into(), Value::Integer(self.number(n))]);
+        all.filter(|_| random.u8(0..3) > 0).collect()
+    }
+
     /// The same key as a literal in a text.
     pub(crate) fn literal_key(self, random: &mut Rng) -> String {
         let n = random.u8(0..6);
