@@ -232,6 +232,14 @@ mod tests {
             let seen = selfcheck::run(&address.to_string()).await.unwrap();
             assert_eq!(seen.len(), 6, "{seen:?}");
         }
+        let (direct, through) = (upstream.address().to_string(), app.bolt_address().to_string());
+        let compared = writers::compare(&direct, &through, Plan::brief(12)).await.unwrap();
+        assert!(compared.direct.acknowledged >= 12 && compared.through.acknowledged >= 12, "{compared:?}");
+        assert!(compared.rows <= compared.through.acknowledged && compared.batches <= compared.rows);
+        let mut client = BoltClient::connect(&direct, Options::default()).await.unwrap();
+        let left = client.query("MATCH (n:DemoWrite) RETURN count(n) AS n").await.unwrap();
+        assert_eq!(left.value("n"), Some(&bolt_wire::packstream::Value::Integer(0)));
+        client.close().await;
         let text = banner(&upstream.name(), app.bolt_address(), app.admin_address(), &["fine".to_owned()]);
         assert!(text.contains("not Neo4j") && text.contains(&app.bolt_address().to_string()));
         app.drain().await;
