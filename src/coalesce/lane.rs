@@ -132,12 +132,15 @@ impl Pace {
     fn measured(&mut self, rows: usize, allowed: usize, took: Duration, most: usize) {
         self.took = (self.took * 7 + took) / 8;
         let smaller = (rows as f64 * DECREASE).max(FLOOR).min(most as f64);
+        // Few rows that take long are not slow because they are many, and cost more each whatever the cap is.
+        if (rows as f64) < FLOOR {
+            return;
+        }
         if took > LONG {
             self.rows = smaller;
             return;
         }
-        // A small batch costs more for each row, whatever the cap: it says nothing about it.
-        if (rows as f64) < FLOOR || rows * 2 < allowed {
+        if rows * 2 < allowed {
             return;
         }
         let per_row = took.as_secs_f64() / rows as f64;
@@ -519,5 +522,36 @@ impl Lane {
     /// The database that it writes to, if its clients name one.
     pub(crate) fn database(&self) -> Option<&str> {
         MapView::parse(&self.begin).ok().and_then(|begin| begin.string("db"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 10_000;
+
+    #[test]
+    fn a_slow_while_does_not_end_batches_for_good() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.rows(500, MOST), 500);
+        // Whatever is slow: a stalled server says nothing about the size.
+        for rows in [1, 2, 62, 400, 1, 30, 12, 8, 1] {
+            pace.measured(rows, pace.rows(500, MOST), LONG * 3, MOST);
+        }
+        assert_eq!(pace.rows(500, MOST), FEW);
+        // Full batches that are fast again grow.
+        for _ in 0..30 {
+            let allowed = pace.rows(500, MOST);
+            pace.measured(allowed, allowed, Duration::from_micros(50) * allowed as u32, MOST);
+        }
+        assert!(pace.rows(500, MOST) > 500, "{pace:?}");
+    }
+
+    #[test]
+    fn a_small_batch_size_grows_too() {
+        let mut pace = Pace::default();
+        pace.measured(2, pace.rows(2, MOST), Duration::from_millis(1), MOST);
+        assert!(pace.rows(2, MOST) > 2, "{pace:?}");
     }
 }

@@ -66,15 +66,15 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         let app = start_proxy(upstream.address(), args.port).await?;
         let address = app.bolt_address().to_string();
         let seen = selfcheck::run(&address).await.context("the self-check through the proxy failed")?;
-        println!("{}", banner(&upstream.name(), app.bolt_address(), app.admin_address(), &seen));
         if args.writers > 0 {
             let clients = usize::from(args.writers);
             let plan = if args.check { Plan::brief(clients) } else { Plan::usual(clients) };
             let direct = upstream.address().to_string();
             let comparison = writers::compare(&direct, &address, plan).await;
             let comparison = comparison.context("the writes direct and through the proxy failed")?;
-            println!("{}", comparison.report(&upstream.caution()));
+            println!("\n{}", comparison.report(&upstream.caution()));
         }
+        println!("{}", banner(&upstream.name(), app.bolt_address(), app.admin_address(), &seen));
         if args.check {
             println!("Checked; stopping because of --check.");
         } else {
@@ -232,6 +232,14 @@ mod tests {
             let seen = selfcheck::run(&address.to_string()).await.unwrap();
             assert_eq!(seen.len(), 6, "{seen:?}");
         }
+        let (direct, through) = (upstream.address().to_string(), app.bolt_address().to_string());
+        let compared = writers::compare(&direct, &through, Plan::brief(12)).await.unwrap();
+        assert!(compared.direct.acknowledged >= 12 && compared.through.acknowledged >= 12, "{compared:?}");
+        assert!(compared.rows <= compared.through.acknowledged && compared.batches <= compared.rows);
+        let mut client = BoltClient::connect(&direct, Options::default()).await.unwrap();
+        let left = client.query("MATCH (n:DemoWrite) RETURN count(n) AS n").await.unwrap();
+        assert_eq!(left.value("n"), Some(&bolt_wire::packstream::Value::Integer(0)));
+        client.close().await;
         let text = banner(&upstream.name(), app.bolt_address(), app.admin_address(), &["fine".to_owned()]);
         assert!(text.contains("not Neo4j") && text.contains(&app.bolt_address().to_string()));
         app.drain().await;

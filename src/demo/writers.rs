@@ -34,7 +34,7 @@ pub(super) struct Plan {
 impl Plan {
     /// What a person has the patience for.
     pub(super) fn usual(clients: usize) -> Self {
-        Self { clients, turn: Duration::from_secs(2), turns: 2, warm_up: Duration::from_secs(1) }
+        Self { clients, turn: Duration::from_secs(2), turns: 2, warm_up: Duration::from_secs(3) }
     }
 
     /// Enough to see that it works.
