@@ -106,7 +106,10 @@ pub struct DemoArgs {
     /// With --neo4j: keep its database and logs at the end
     #[arg(long)]
     pub keep: bool,
-    /// End after the self-check
+    /// Clients that write at once, direct and through the proxy, to show group commit; 0 = none
+    #[arg(long, value_name = "CLIENTS", default_value_t = 64, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub writers: u16,
+    /// End after the self-check and a short run of the writers
     #[arg(long)]
     pub check: bool,
 }
@@ -341,7 +344,7 @@ mod tests {
         assert!(matches!(parsed("schema --markdown"), Ok(Command::Schema(SchemaArgs { markdown: true }))));
         assert!(matches!(
             parsed("demo --neo4j --port 0 --keep"),
-            Ok(Command::Demo(DemoArgs { neo4j: true, port: Some(0), keep: true, check: false }))
+            Ok(Command::Demo(DemoArgs { neo4j: true, port: Some(0), keep: true, writers: 64, check: false }))
         ));
         assert!(matches!(
             parsed("healthcheck --ready --admin h:1"),

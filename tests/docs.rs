@@ -73,6 +73,7 @@ fn the_tables_equal_the_code() {
         ("keys", Config::reference_markdown()),
         ("metrics", sidebolt::metrics_reference()),
         ("failures", sidebolt::failures_reference()),
+        ("procedures", sidebolt::procedures_reference()),
     ];
     let old = readme();
     let mut new = old.clone();

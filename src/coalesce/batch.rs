@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::advice;
 use super::answer::{Counters, Form, Given, read_row};
-use super::knowledge::notifications;
+use super::knowledge::same_notifications;
 use super::lane::Place;
 use super::member::{Member, Reply};
 use super::plan::{Plan, Segment, shape};
@@ -412,6 +412,9 @@ impl Transaction<'_> {
             if !row.give(shape, &member.write.parameters, given) {
                 return Err(mismatch("row"));
             }
+            if shape.one_row && given.rows > 1 {
+                return Err(mismatch("several_rows"));
+            }
             if !shape.columns.is_empty()
                 && member.write.records >= 0
                 && given.rows > member.write.records as u64
@@ -431,18 +434,21 @@ impl Transaction<'_> {
             return Err(mismatch("ledger"));
         }
         let times = (run.integer("t_first").unwrap_or(0), summary.integer("t_last").unwrap_or(0));
-        let codes = notifications(&summary);
         self.place.lane().knowledge(&first.write.statement, |knowledge| {
             let run = knowledge.run.clone().ok_or_else(|| mismatch("unknown_answer"))?;
             let run = Bytes::from_owner(run);
-            for member in given {
-                let records = member.rows > 0 && !shape.columns.is_empty();
-                let known = knowledge.summary(records).ok_or_else(|| mismatch("unknown_answer"))?;
-                if notifications(&MapView::parse(known).unwrap_or(MapView::EMPTY)) != codes {
+            let summaries =
+                [false, true].map(|records| knowledge.summary(records).cloned().map(Bytes::from_owner));
+            for known in summaries.iter().flatten() {
+                if !same_notifications(&MapView::parse(known).unwrap_or(MapView::EMPTY), &summary) {
                     return Err(mismatch("notifications"));
                 }
+            }
+            for member in given {
+                let records = member.rows > 0 && !shape.columns.is_empty();
+                let known = summaries.get(usize::from(records)).cloned().flatten();
                 member.run = run.clone();
-                member.summary = Bytes::from_owner(std::sync::Arc::clone(known));
+                member.summary = known.ok_or_else(|| mismatch("unknown_answer"))?;
                 member.times = Some(times);
             }
             Ok(())

@@ -1,6 +1,6 @@
 //! What past runs of a text have shown: its answer's unchanging parts, how long it takes, and whether it suits a batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -308,9 +308,9 @@ fn keep(slot: &mut Option<Arc<[u8]>>, map: &MapView<'_>, without: &[&str]) {
     }
 }
 
-/// The codes of the notifications in a summary, sorted; the outcome's own status is none.
-pub(super) fn notifications<'a>(summary: &MapView<'a>) -> Vec<&'a str> {
-    let mut codes = Vec::new();
+/// The notifications of a summary: code and description. The outcome's own status is none.
+fn notifications<'a>(summary: &MapView<'a>) -> HashSet<(&'a str, &'a str)> {
+    let mut all = HashSet::new();
     for (list, key) in [("statuses", "gql_status"), ("notifications", "code")] {
         let Some(mut walker) = summary.get(list).map(Walker::new) else { continue };
         let items = walker.list_header().unwrap_or(0);
@@ -320,10 +320,67 @@ pub(super) fn notifications<'a>(summary: &MapView<'a>) -> Vec<&'a str> {
             };
             let code = status.string(key).unwrap_or("?");
             if !matches!(code, "00000" | "00001" | "02000") {
-                codes.push(code);
+                all.insert((code, status.string("description").unwrap_or_default()));
             }
         }
     }
-    codes.sort_unstable();
-    codes
+    all
+}
+
+/// Whether a notification depends on what the database has, rather than on the text: a label, type or property that is not known.
+fn depends_on_data(code: &str) -> bool {
+    matches!(
+        code,
+        "01N50"
+            | "01N51"
+            | "01N52"
+            | "Neo.ClientNotification.Statement.UnknownLabelWarning"
+            | "Neo.ClientNotification.Statement.UnknownRelationshipTypeWarning"
+            | "Neo.ClientNotification.Statement.UnknownPropertyKeyWarning"
+    )
+}
+
+/// Whether a text's notifications, as `known` has them from a run of its own, are those that it would get beside a shape's statement with
+/// those of `batch`. What depends on the text alone stays; what depends on the data must be the same; anything new is a surprise.
+pub(super) fn same_notifications(known: &MapView<'_>, batch: &MapView<'_>) -> bool {
+    let (known, batch) = (notifications(known), notifications(batch));
+    let of_data = |all: &HashSet<(&str, &str)>| {
+        let mut all: Vec<String> = all
+            .iter()
+            .filter(|one| depends_on_data(one.0))
+            .map(|(code, text)| format!("{code} {text}"))
+            .collect();
+        all.sort_unstable();
+        all
+    };
+    of_data(&known) == of_data(&batch)
+        && batch.iter().all(|(code, _)| known.iter().any(|(other, _)| other == code))
+}
+
+#[cfg(test)]
+mod tests {
+    use bolt_wire::packstream::Value;
+
+    use super::*;
+
+    fn summary(statuses: &[(&str, &str)]) -> Vec<u8> {
+        let status = |(code, text): &(&str, &str)| {
+            Value::map([("gql_status", Value::from(*code)), ("description", Value::from(*text))])
+        };
+        Value::map([("statuses", Value::List(statuses.iter().map(status).collect()))]).to_bytes()
+    }
+
+    #[test]
+    fn what_depends_on_data_must_be_the_same_and_nothing_may_be_new() {
+        let same = |known: &[(&str, &str)], batch: &[(&str, &str)]| {
+            let (known, batch) = (summary(known), summary(batch));
+            same_notifications(&MapView::parse(&known).unwrap(), &MapView::parse(&batch).unwrap())
+        };
+        let (cartesian, label, other) = (("03N90", "two parts"), ("01N50", "A"), ("01N50", "B"));
+        assert!(same(&[("00001", "")], &[("00000", "")]));
+        assert!(same(&[cartesian], &[]) && same(&[cartesian], &[cartesian]));
+        assert!(!same(&[], &[cartesian]), "a surprise");
+        assert!(same(&[label], &[label, label]), "a batch may name it more often");
+        assert!(!same(&[label], &[]) && !same(&[], &[label]) && !same(&[label], &[other]));
+    }
 }

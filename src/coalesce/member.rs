@@ -128,6 +128,7 @@ pub(super) fn lookup<'a>(map: &MapView<'a>, path: &[Box<str>]) -> Option<&'a [u8
     Some(value)
 }
 
+const NULL: u8 = 0xC0;
 /// A map with more entries is not looked through.
 const LARGEST_MAP: usize = 256;
 
@@ -137,6 +138,10 @@ fn meets(requirement: &Requirement, value: &[u8], parameters: &MapView<'_>) -> b
         Requirement::Any => true,
         Requirement::Key => canonical(value).is_some(),
         Requirement::Property => storable(value),
+        Requirement::Nullable => value == [NULL] || storable(value),
+        Requirement::Number => {
+            matches!(scalar(value), Some(PropertyKind::Integer | PropertyKind::Float))
+        }
         Requirement::Map { same } => {
             let Ok(map) = MapView::parse(value) else { return false };
             if map.len() > LARGEST_MAP {

@@ -86,8 +86,11 @@ impl Call {
             let at = procedure.columns.iter().position(|known| known.name == column);
             let Some(at) = at else {
                 let known: Vec<_> = procedure.columns.iter().map(|known| known.name).collect();
-                let text =
-                    format!("Unknown procedure output: `{column}`. {} gives: {}.", self.name, known.join(", "));
+                let text = format!(
+                    "Unknown procedure output: `{column}`. {} gives: {}.",
+                    self.name,
+                    known.join(", ")
+                );
                 return Err(failure(SYNTAX, text));
             };
             if columns.iter().any(|(_, other)| other == name) {
@@ -111,13 +114,12 @@ impl Call {
         }
         let value = |argument: &Argument| match argument {
             Argument::Literal(value) => Ok(value.clone()),
-            Argument::Parameter(name) => parameters
-                .get(name)
-                .and_then(|bytes| Value::decode(bytes).ok())
-                .ok_or_else(|| {
+            Argument::Parameter(name) => {
+                parameters.get(name).and_then(|bytes| Value::decode(bytes).ok()).ok_or_else(|| {
                     let code = ("Neo.ClientError.Statement.ParameterMissing", "42N51");
                     failure(code, format!("Expected parameter(s): {name}"))
-                }),
+                })
+            }
         };
         self.arguments.iter().map(value).collect()
     }
@@ -175,9 +177,7 @@ impl<'t> Words<'t> {
         let source = self.source();
         let name = match self.kind()? {
             TokenKind::Identifier | TokenKind::Keyword(_) => source.to_owned(),
-            TokenKind::EscapedIdentifier => {
-                source.strip_prefix('`')?.strip_suffix('`')?.replace("``", "`")
-            }
+            TokenKind::EscapedIdentifier => source.strip_prefix('`')?.strip_suffix('`')?.replace("``", "`"),
             _ => return None,
         };
         self.at += 1;
@@ -315,7 +315,8 @@ mod tests {
 
     #[test]
     fn arguments_are_literals_and_parameters() {
-        let all = call(r#"CALL sidebolt.x(1, -2, 0.5, -1e3, 'it\'s', "a\nb", true, false, null, $p, $`a b`)"#);
+        let all =
+            call(r#"CALL sidebolt.x(1, -2, 0.5, -1e3, 'it\'s', "a\nb", true, false, null, $p, $`a b`)"#);
         let literals = [
             Value::Integer(1),
             Value::Integer(-2),
@@ -334,7 +335,9 @@ mod tests {
 
     #[test]
     fn what_is_not_sidebolts_is_left() {
-        for text in ["CALL db.labels()", "RETURN 1", "", "CALL", "CALL sidebolt", "CALL sidebolt(1)", "CALL side"] {
+        for text in
+            ["CALL db.labels()", "RETURN 1", "", "CALL", "CALL sidebolt", "CALL sidebolt(1)", "CALL side"]
+        {
             assert_eq!(Call::of(text), None, "{text}");
         }
     }
@@ -355,7 +358,11 @@ mod tests {
         ] {
             let refused = refusal(text);
             assert_eq!(refused.code, "Neo.ClientError.Statement.SyntaxError", "{text}");
-            assert!(refused.message.contains(place) && refused.message.contains(FORM), "{text}: {}", refused.message);
+            assert!(
+                refused.message.contains(place) && refused.message.contains(FORM),
+                "{text}: {}",
+                refused.message
+            );
         }
     }
 
@@ -383,6 +390,9 @@ mod tests {
         let values = |text: &str| call(text).values(&one, &parameters);
         assert_eq!(values("CALL sidebolt.x($n)").unwrap(), [Value::Integer(3)]);
         assert!(values("CALL sidebolt.x()").unwrap_err().message.contains("(limit)"));
-        assert_eq!(values("CALL sidebolt.x($m)").unwrap_err().code, "Neo.ClientError.Statement.ParameterMissing");
+        assert_eq!(
+            values("CALL sidebolt.x($m)").unwrap_err().code,
+            "Neo.ClientError.Statement.ParameterMissing"
+        );
     }
 }

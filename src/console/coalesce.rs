@@ -15,18 +15,38 @@ pub(super) const TEXTS: Procedure = Procedure {
     name: "sidebolt.coalesce",
     arguments: &[],
     columns: &[
-        column("database", "STRING", "the database; null = the user's home database, whose name Neo4j has not told"),
+        column(
+            "database",
+            "STRING",
+            "the database; null = the user's home database, whose name Neo4j has not told",
+        ),
         column("text", "STRING", "the statement's first 200 characters"),
         column("shape", "STRING", "the known form that it has; null = none"),
-        column("way", "STRING", "how its writes go in batches now: `unwind`, `rows`, `grouped`; null = not at all"),
+        column(
+            "way",
+            "STRING",
+            "how its writes go in batches now: `unwind`, `rows`, `grouped`; null = not at all",
+        ),
         column("rows", "INTEGER", "writes committed in batches"),
         column("batches", "INTEGER", "batches with such writes"),
         column("alone", "INTEGER", "writes outside of transactions that ran alone"),
-        column("microsAlone", "FLOAT", "microseconds of a run of its own, at best of late; null = not measured"),
+        column(
+            "microsAlone",
+            "FLOAT",
+            "microseconds of a run of its own, at best of late; null = not measured",
+        ),
         column("microsGrouped", "FLOAT", "microseconds for each write of a group, smoothed"),
         column("microsDerived", "FLOAT", "microseconds for each row of one statement for many, smoothed"),
-        column("reason", "STRING", "why it is not run as one statement for many, or not in batches at all; null = it is"),
-        column("advice", "STRING", "the statement that makes the index it lacks; null = none is known to be lacking"),
+        column(
+            "reason",
+            "STRING",
+            "why it is not run as one statement for many, or not in batches at all; null = it is",
+        ),
+        column(
+            "advice",
+            "STRING",
+            "the statement that makes the index it lacks; null = none is known to be lacking",
+        ),
     ],
     says: "Texts that write, the user's own, most rows first (at most 1,000).",
     rows: |asking, _| {
@@ -41,7 +61,11 @@ pub(super) const LANES: Procedure = Procedure {
     name: "sidebolt.coalesce.lanes",
     arguments: &[],
     columns: &[
-        column("database", "STRING", "the database; null = the user's home database, whose name Neo4j has not told"),
+        column(
+            "database",
+            "STRING",
+            "the database; null = the user's home database, whose name Neo4j has not told",
+        ),
         column("user", "STRING", "the user, if it is who asks; null = another"),
         column("managed", "BOOLEAN", "of transactions that clients begin and end themselves"),
         column("waiting", "INTEGER", "writes that wait for a batch"),

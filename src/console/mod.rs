@@ -70,7 +70,9 @@ impl Prefix<'_> {
     /// Skips a word, in whatever case.
     fn word(&mut self, word: &[u8]) -> Option<bool> {
         let length = word.len().min(self.0.len());
-        let (Some(first), Some(begin)) = (self.0.get(..length), word.get(..length)) else { return Some(false) };
+        let (Some(first), Some(begin)) = (self.0.get(..length), word.get(..length)) else {
+            return Some(false);
+        };
         if !first.eq_ignore_ascii_case(begin) {
             return Some(false);
         }

@@ -61,7 +61,8 @@ const PROCEDURES: Procedure = Procedure {
     says: "What can be called.",
     rows: |_, _| {
         let row = |procedure: &Procedure| {
-            let columns: Vec<_> = procedure.columns.iter().map(|c| format!("{} :: {}", c.name, c.kind)).collect();
+            let columns: Vec<_> =
+                procedure.columns.iter().map(|c| format!("{} :: {}", c.name, c.kind)).collect();
             let signature = format!("{} :: ({})", procedure.signature(), columns.join(", "));
             vec![procedure.name.into(), signature.into(), procedure.says.into()]
         };

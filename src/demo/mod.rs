@@ -35,6 +35,7 @@ mod values;
 mod vet;
 #[cfg(feature = "demo")]
 mod wire;
+mod writers;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ use crate::app::App;
 use crate::bolt_client::{BoltClient, Options};
 use crate::cli::DemoArgs;
 use crate::config::Config;
+use self::writers::Plan;
 
 /// The graph behind the proxy.
 enum Upstream {
@@ -65,6 +67,14 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         let address = app.bolt_address().to_string();
         let seen = selfcheck::run(&address).await.context("the self-check through the proxy failed")?;
         println!("{}", banner(&upstream.name(), app.bolt_address(), app.admin_address(), &seen));
+        if args.writers > 0 {
+            let clients = usize::from(args.writers);
+            let plan = if args.check { Plan::brief(clients) } else { Plan::usual(clients) };
+            let direct = upstream.address().to_string();
+            let comparison = writers::compare(&direct, &address, plan).await;
+            let comparison = comparison.context("the writes direct and through the proxy failed")?;
+            println!("{}", comparison.report(&upstream.caution()));
+        }
         if args.check {
             println!("Checked; stopping because of --check.");
         } else {
@@ -121,6 +131,22 @@ impl Upstream {
                     .to_owned()
             }
             Self::Neo4j(neo4j) => format!("real Neo4j Community {}, without a password", neo4j.version),
+        }
+    }
+
+    /// What the figures of the writes mean.
+    fn caution(&self) -> String {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let shared = format!("Graph, proxy and clients share this machine ({cores} cores) for a few seconds");
+        match self {
+            #[cfg(feature = "demo")]
+            Self::Embedded(_) => format!(
+                "{shared}, and\n  the graph is not Neo4j: it writes one transaction at a time, in memory. So this shows that and how writes are batched,\n  \
+                 not what is gained with Neo4j; `sidebolt demo --neo4j` shows that."
+            ),
+            Self::Neo4j(_) => format!(
+                "{shared}, so this\n  is a sight of it and no benchmark: that is tests/bench, and your own load on your own server."
+            ),
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::filter::inherited_keys;
 use super::{End, Session, Shared, Step};
 use crate::coalesce::{Bookmark, Lane, LaneKey, Reply, Submitted, Turn, Waiting, Write};
-use crate::statement::{Class, Statement};
+use crate::statement::{Class, Statement, Way};
 use crate::upstream::{Access, Need};
 
 /// A write that its session runs itself, and what group commit learns from it.
@@ -160,7 +160,7 @@ impl Session {
         let run = Run::parse(chunk::payload(&self.inbuf, extent, &mut scratch)).ok()?;
         let statement = self.shared.coalescer.statements.get(run.text);
         let Class::Write { shape: Ok(shape) } = &statement.class else { return None };
-        if fetch != Tag::PULL || !run.extra.is_empty() || !shape.key.distinct {
+        if fetch != Tag::PULL || !run.extra.is_empty() || shape.way != Way::Unwind {
             return None;
         }
         let key = Some(Write::row_key(&statement, shape, run.parameters)?);

@@ -101,7 +101,9 @@ impl Session {
                 self.refuse_illegal(tag);
                 Err(End::Violation)
             }
-            Tag::COMMIT if self.results.is_some() && self.held.as_ref().is_some_and(|held| held.is_untouched()) => {
+            Tag::COMMIT
+                if self.results.is_some() && self.held.as_ref().is_some_and(|held| held.is_untouched()) =>
+            {
                 self.inbuf.advance(message.extent.wire);
                 self.held = None;
                 self.answer_end(Tag::COMMIT, &[0xA0]);
@@ -165,7 +167,8 @@ impl Session {
             Ok(table) => table,
             Err(failure) => return self.fail_local(&failure),
         };
-        let named = if in_transaction { self.transaction_database() } else { run.extra.string("db").map(Into::into) };
+        let named =
+            if in_transaction { self.transaction_database() } else { run.extra.string("db").map(Into::into) };
         let database = named.clone().or_else(|| self.home_database());
         let local = self.results.get_or_insert_default();
         let number = local.next;
@@ -311,7 +314,8 @@ impl Open {
         if version.features().notification_filter == NotificationFilter::Classifications {
             let (code, description) =
                 if self.any { ("00000", "note: successful completion") } else { ("02000", "note: no data") };
-            let status = Value::map([("gql_status", code.into()), ("status_description", description.into())]);
+            let status =
+                Value::map([("gql_status", code.into()), ("status_description", description.into())]);
             meta.push(("statuses", Value::List(vec![status])));
         }
         meta.extend([("type", "r".into()), ("t_last", millis(self.since))]);
@@ -331,7 +335,9 @@ impl Fetch {
         let integer = |name: &str| map.get(name).map(|value| Walker::new(value).integer());
         let n = match integer("n") {
             Some(Ok(n)) if n == -1 || n > 0 => n,
-            Some(Ok(n)) => return Err(invalid(&format!("\"n\": Expecting size to be at least 1, but got: {n}"))),
+            Some(Ok(n)) => {
+                return Err(invalid(&format!("\"n\": Expecting size to be at least 1, but got: {n}")));
+            }
             Some(Err(_)) => return Err(invalid("\"n\": Expected long")),
             None => return Err(invalid("\"n\": Expected value to be non-null")),
         };
@@ -413,11 +419,14 @@ mod tests {
     fn what_is_fetched_is_read_as_neo4j_does() {
         let read = |entries: &[(&str, i64)]| {
             let map = Value::map(entries.iter().map(|(name, value)| (*name, Value::Integer(*value))));
-            Fetch::read(&[&[0xB1, Tag::PULL.0][..], &map.to_bytes()].concat()).map_err(|failure| failure.message)
+            Fetch::read(&[&[0xB1, Tag::PULL.0][..], &map.to_bytes()].concat())
+                .map_err(|failure| failure.message)
         };
         assert_eq!(read(&[("n", -1)]), Ok(Fetch { n: -1, qid: -1 }));
         assert_eq!(read(&[("n", 7), ("qid", 3)]), Ok(Fetch { n: 7, qid: 3 }));
-        for (entries, words) in [(&[("n", 0)][..], "at least 1, but got: 0"), (&[], "non-null"), (&[("n", -2)], "-2")] {
+        for (entries, words) in
+            [(&[("n", 0)][..], "at least 1, but got: 0"), (&[], "non-null"), (&[("n", -2)], "-2")]
+        {
             assert!(read(entries).unwrap_err().contains(words));
         }
     }

@@ -1,7 +1,5 @@
 //! What is known of a text: parsed once, kept by its exact bytes.
 
-#![allow(dead_code, unused_imports, reason = "the coalescer, which uses all of it, comes next")]
-
 mod batch;
 mod class;
 mod count;
@@ -19,9 +17,7 @@ mod real_neo4j;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use shape::{
-    Amount, Check, Counter, Effect, Key, Kind, Operand, Requirement, Schema, Shape, Way, When,
-};
+pub(crate) use shape::{Amount, Counter, Kind, Operand, Requirement, Shape, Way, When};
 
 use self::tokens::Tokens;
 

@@ -18,11 +18,9 @@ use crate::bolt_client::{Answer, Auth, BoltClient, ClientError, Options};
 /// Counters of one request, none that is 0.
 type Counters = BTreeMap<&'static str, i64>;
 
-const COUNTERS: [(Counter, &str); 7] = [
+const COUNTERS: [(Counter, &str); 5] = [
     (Counter::NodesCreated, "nodes-created"),
-    (Counter::NodesDeleted, "nodes-deleted"),
     (Counter::RelationshipsCreated, "relationships-created"),
-    (Counter::RelationshipsDeleted, "relationships-deleted"),
     (Counter::PropertiesSet, "properties-set"),
     (Counter::LabelsAdded, "labels-added"),
     (Counter::LabelsRemoved, "labels-removed"),

@@ -106,12 +106,8 @@ pub(crate) enum Requirement {
 pub(crate) enum Counter {
     /// `nodes-created`
     NodesCreated,
-    /// `nodes-deleted`
-    NodesDeleted,
     /// `relationships-created`
     RelationshipsCreated,
-    /// `relationships-deleted`
-    RelationshipsDeleted,
     /// `properties-set`
     PropertiesSet,
     /// `labels-added`

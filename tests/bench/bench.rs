@@ -102,6 +102,9 @@ struct CompareArgs {
     /// Clients of the scenario `busy`.
     #[arg(long, default_value_t = 1_000)]
     busy_clients: usize,
+    /// Loads of the scenario `coalesce` to measure: those with this in their name, such as `relationship` or `32 sessions`.
+    #[arg(long)]
+    only: Option<String>,
     /// More lines for the table of versions, as `name=value`.
     #[arg(long = "version-of", value_parser = pair)]
     versions: Vec<(String, String)>,
@@ -170,6 +173,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
         stub_threads: args.stub_threads,
         idle_clients: args.idle_clients,
         busy_clients: args.busy_clients,
+        only: args.only.clone(),
     };
     print!("{}", report::header(&versions(args, &settings)?));
     let outcome = run_scenarios(args, &settings);

@@ -9,7 +9,7 @@ use crate::support::neo4j::Neo4j;
 use crate::support::raw_client::{Answer, Client, kinds};
 use crate::support::scripted::Peer;
 use crate::support::sidebolt::Sidebolt;
-use crate::support::wait::{until, within_async, PATIENCE};
+use crate::support::wait::{PATIENCE, until, within_async};
 
 const V: Version = Version::V5_8;
 const PROCEDURES: &str = "CALL sidebolt.procedures()";
@@ -96,7 +96,11 @@ async fn what_cannot_be_answered_fails_as_with_neo4j() {
     for version in Version::ALL {
         let mut client = client(&sidebolt, version).await;
         for (text, code, words) in [
-            ("CALL sidebolt.nope()", "Neo.ClientError.Procedure.ProcedureNotFound", "sidebolt.coalesce.lanes()"),
+            (
+                "CALL sidebolt.nope()",
+                "Neo.ClientError.Procedure.ProcedureNotFound",
+                "sidebolt.coalesce.lanes()",
+            ),
             ("CALL sidebolt.procedures(1)", SYNTAX, "expected 0"),
             ("CALL sidebolt.procedures($p)", SYNTAX, "expected 0"),
             ("CALL sidebolt.procedures() YIELD x", SYNTAX, "Unknown procedure output: `x`"),
@@ -186,7 +190,8 @@ async fn a_transaction_that_is_open_at_neo4j_is_not_disturbed() {
         peer.forget();
         let mut client = client(&sidebolt, version).await;
         let extra = [("db", "movies".into())];
-        let answers = client.ask_all(&[begin_with(extra), run("ok | rows 5"), pull(2), run(PROCEDURES)]).await;
+        let answers =
+            client.ask_all(&[begin_with(extra), run("ok | rows 5"), pull(2), run(PROCEDURES)]).await;
         assert_eq!(kinds(&answers), ["SUCCESS", "SUCCESS", "RECORD", "RECORD", "SUCCESS", "SUCCESS"]);
         let head = answers[5].success();
         assert_eq!((head.get("qid"), head.get("db")), (Some(&FIRST.into()), None), "{version}");
@@ -198,7 +203,8 @@ async fn a_transaction_that_is_open_at_neo4j_is_not_disturbed() {
         assert_eq!(kinds(&answers[..4]), ["RECORD", "RECORD", "SUCCESS", "SUCCESS"], "{version}");
         assert_eq!(answers[3].success().get("qid"), Some(&(FIRST + 1).into()));
         assert_eq!(names(&answers), ALL[..2]);
-        let answers = client.ask_all(&[fetch(Tag::PULL, -1, FIRST), fetch(Tag::DISCARD, -1, FIRST + 1)]).await;
+        let answers =
+            client.ask_all(&[fetch(Tag::PULL, -1, FIRST), fetch(Tag::DISCARD, -1, FIRST + 1)]).await;
         assert_eq!(names(&answers), ALL[2..]);
         is_last_summary(answers[1].success(), version, true);
         assert_eq!(answers[1].success().get("db"), Some(&"movies".into()));
@@ -210,7 +216,9 @@ async fn a_transaction_that_is_open_at_neo4j_is_not_disturbed() {
         assert_eq!((peer.count(Tag::DISCARD), peer.count(Tag::RESET)), (0, 0), "{version}");
 
         // Its failure is the transaction's, and its connection is free at once.
-        for (call, asked) in [("CALL sidebolt.nope()", pull_all()), (PROCEDURES, fetch(Tag::PULL, -1, FIRST + 9))] {
+        for (call, asked) in
+            [("CALL sidebolt.nope()", pull_all()), (PROCEDURES, fetch(Tag::PULL, -1, FIRST + 9))]
+        {
             let answers = client.ask(&[begin(), run("ok |"), pull_all(), run(call), asked]).await;
             let failures = answers.iter().filter(|answer| !answer.code().is_empty()).count();
             assert_eq!(failures, 1, "{version}: {answers:?}");
@@ -253,12 +261,17 @@ async fn a_transaction_that_has_not_begun_at_neo4j_need_not_begin() {
     let mut others = client(&sidebolt, V).await;
     let mut client = client(&sidebolt, V).await;
     // What follows BEGIN, what is answered, and whether Neo4j sees it.
-    let cases: [(Vec<Vec<u8>>, &[&str], bool); 5] = [
+    type Case = (Vec<Vec<u8>>, &'static [&'static str], bool);
+    let cases: [Case; 5] = [
         (vec![run(PROCEDURES), pull(2), pull_all(), commit()], &["SUCCESS"; 4], false),
         (vec![run(PROCEDURES), discard(1), rollback()], &["SUCCESS"; 3], false),
         (vec![run("CALL sidebolt.nope()"), pull_all(), reset()], &["FAILURE", "IGNORED", "SUCCESS"], false),
         (vec![run(PROCEDURES), pull(1), reset()], &["SUCCESS", "SUCCESS", "SUCCESS"], false),
-        (vec![run(PROCEDURES), run("ok |"), pull_all(), fetch(Tag::PULL, -1, FIRST), commit()], &["SUCCESS"; 5], true),
+        (
+            vec![run(PROCEDURES), run("ok |"), pull_all(), fetch(Tag::PULL, -1, FIRST), commit()],
+            &["SUCCESS"; 5],
+            true,
+        ),
     ];
     for (requests, expected, begins) in cases {
         let mut found = None;
@@ -330,7 +343,8 @@ async fn texts_are_shown_to_their_own_user_only() {
     assert!(rows[1][4].as_str().is_some(), "a reason: {:?}", rows[1]);
     assert_eq!(bob.query(TEXTS).await.unwrap(), Vec::<Vec<Value>>::new());
 
-    const LANES: &str = "CALL sidebolt.coalesce.lanes() YIELD user, managed, waiting, inFlight, alone, batchCap";
+    const LANES: &str =
+        "CALL sidebolt.coalesce.lanes() YIELD user, managed, waiting, inFlight, alone, batchCap";
     let idle = |user: Value| vec![user, false.into(), 0.into(), 0.into(), 0.into(), 500.into()];
     assert_eq!(ann.query(LANES).await.unwrap(), [idle("ann".into())]);
     assert_eq!(bob.query(LANES).await.unwrap(), [idle(Value::Null)]);
@@ -338,7 +352,10 @@ async fn texts_are_shown_to_their_own_user_only() {
 
 /// The row of `MERGE` with its rows, way, reason and advice.
 async fn row(client: &mut Client) -> Option<Vec<Value>> {
-    let rows = client.query("CALL sidebolt.coalesce() YIELD text, rows, batches, way, reason, advice").await.unwrap();
+    let rows = client
+        .query("CALL sidebolt.coalesce() YIELD text, rows, batches, way, reason, advice")
+        .await
+        .unwrap();
     rows.into_iter().find(|row| row[0] == MERGE.into())
 }
 
@@ -368,11 +385,14 @@ async fn batches_and_missing_indexes_of_real_servers_are_shown() {
         assert!(seen[2].as_integer() <= seen[1].as_integer() && seen[2].as_integer() > Some(0), "{seen:?}");
         let advice = "CREATE INDEX IF NOT EXISTS FOR (n:ItConsole) ON (n.id)";
         let shared = tokio::sync::Mutex::new(client);
-        let shows = async |wanted: Value| row(&mut *shared.lock().await).await.is_some_and(|row| row[5] == wanted);
+        let shows =
+            async |wanted: Value| row(&mut *shared.lock().await).await.is_some_and(|row| row[5] == wanted);
         within_async(PATIENCE, "the missing index is shown", || shows(advice.into())).await;
         neo4j.admin(advice).await;
         within_async(PATIENCE, "the index is seen", || shows(Value::Null)).await;
-        let indexes = neo4j.admin("SHOW INDEXES YIELD name, labelsOrTypes WHERE labelsOrTypes = ['ItConsole'] RETURN name").await;
+        let indexes = neo4j
+            .admin("SHOW INDEXES YIELD name, labelsOrTypes WHERE labelsOrTypes = ['ItConsole'] RETURN name")
+            .await;
         for name in indexes.iter().filter_map(|row| row[0].as_str()) {
             neo4j.admin(&format!("DROP INDEX {name}")).await;
         }

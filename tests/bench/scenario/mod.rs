@@ -64,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) idle_clients: usize,
     /// Clients of `busy`.
     pub(crate) busy_clients: usize,
+    /// What the names of `coalesce`'s loads must have in them.
+    pub(crate) only: Option<String>,
 }
 
 /// What a scenario found.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +25,7 @@ func init() {
 		"server_info": serverInfo, "verify_authentication": verifyAuthentication, "wrong_password": wrongPassword,
 		"second_user": secondUser, "session_auth": sessionAuth, "values_bytes": valuesBytes, "values_graph": valuesGraph,
 		"autocommit": autocommit, "empty_result": emptyResult, "managed_functions": managedFunctions, "execute_query": executeQuery,
+		"console":   console,
 		"tx_commit": txCommit, "tx_rollback": txRollback, "tx_close": txClose, "bookmarks": bookmarks,
 		"small_fetch_discard": smallFetchDiscard, "interleaved_results": interleavedResults, "large_result": largeResult,
 		"large_parameter": largeParameter, "explain": explain, "profile": profiled, "notifications": notified,
@@ -228,6 +231,49 @@ func executeQuery(n *Normal) any {
 			neo4j.ExecuteQueryWithReadersRouting(), neo4j.ExecuteQueryWithDatabase("neo4j"))),
 		"empty": shape(eager(driver, "MATCH (n:RUNOther) RETURN n", nil)),
 	}
+}
+
+// console calls Sidebolt's own procedures: there through Sidebolt, unknown to Neo4j. Both have passed if nothing panics.
+func console(*Normal) any {
+	expect := func(holds bool, seen any) {
+		if !holds {
+			panic(fmt.Sprintf("unexpected: %v", seen))
+		}
+	}
+	unknown := func(cypher string) {
+		_, err := eager(driver, cypher, nil)
+		var failure *neo4j.Neo4jError
+		expect(errors.As(err, &failure) && failure.Code == "Neo.ClientError.Procedure.ProcedureNotFound", err)
+	}
+	if os.Getenv("VIA_SIDEBOLT") != "yes" {
+		unknown("CALL sidebolt.coalesce()")
+		return "as expected"
+	}
+	all := must(eager(driver, "CALL sidebolt.coalesce()", nil))
+	expect(all.Keys[0] == "database" && all.Summary.QueryType() == neo4j.QueryTypeReadOnly, all.Keys)
+	first := func(result neo4j.Result, err error) (values list) {
+		for _, record := range must(must(result, err).Collect(ctx)) {
+			values = append(values, record.Values[0])
+		}
+		return values
+	}
+	withSession(driver, neo4j.SessionConfig{FetchSize: 1}, func(s neo4j.Session) {
+		names := first(s.Run(ctx, "CALL sidebolt.procedures()", nil))
+		expect(len(names) > 2 && names[0] == "sidebolt.coalesce", names)
+		managed := must(s.ExecuteRead(ctx, func(tx neo4j.ManagedTransaction) (any, error) {
+			return first(tx.Run(ctx, "CALL sidebolt.procedures() YIELD name", nil)), nil
+		}))
+		expect(fmt.Sprint(managed) == fmt.Sprint(names), managed)
+		withTransaction(s, func(tx neo4j.ExplicitTransaction) {
+			numbers := must(tx.Run(ctx, "UNWIND [1, 2, 3] AS x RETURN x", nil))
+			own := must(tx.Run(ctx, "CALL sidebolt.procedures()", nil))
+			seen := list{first(tx.Run(ctx, "RETURN 4 AS x", nil)), first(own, nil), first(numbers, nil)}
+			expect(fmt.Sprint(seen) == fmt.Sprint(list{list{4}, names, list{1, 2, 3}}), seen)
+			check(tx.Commit(ctx))
+		})
+	})
+	unknown("CALL sidebolt.nope()")
+	return "as expected"
 }
 
 // ---------------------------------------------------------------- transactions

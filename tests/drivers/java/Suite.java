@@ -41,6 +41,7 @@ import org.neo4j.driver.Transaction;
 import org.neo4j.driver.TransactionConfig;
 import org.neo4j.driver.Value;
 import org.neo4j.driver.exceptions.Neo4jException;
+import org.neo4j.driver.summary.QueryType;
 
 /** The scenarios with the official Java driver: Suite URI USER PASSWORD [SCENARIO…], one JSON line each. */
 public final class Suite {
@@ -202,6 +203,7 @@ public final class Suite {
         scenarios.put("empty_result", this::emptyResult);
         scenarios.put("managed_functions", this::managedFunctions);
         scenarios.put("execute_query", this::executeQuery);
+        scenarios.put("console", this::console);
         scenarios.put("tx_commit", this::txCommit);
         scenarios.put("tx_rollback", this::txRollback);
         scenarios.put("tx_close", this::txClose);
@@ -381,6 +383,53 @@ public final class Suite {
                 "write", shape(normal, eager(driver, "CREATE (n:RUN {p: $p}) RETURN n.p AS p", Map.of("p", 1), QueryConfig.defaultConfig())),
                 "read", shape(normal, eager(driver, "MATCH (n:RUN) RETURN n.p AS p", Map.of(), reading)),
                 "empty", shape(normal, eager(driver, "MATCH (n:RUNOther) RETURN n")));
+    }
+
+    /** Sidebolt's own procedures: there through Sidebolt, unknown to Neo4j. Both have passed if nothing is thrown. */
+    private Object console(Normal normal) {
+        if (!"yes".equals(System.getenv("VIA_SIDEBOLT"))) {
+            unknown("CALL sidebolt.coalesce()");
+            return "as expected";
+        }
+        var eager = eager(driver, "CALL sidebolt.coalesce()");
+        expect(eager.keys().get(0).equals("database") && eager.summary().queryType() == QueryType.READ_ONLY, eager.keys());
+        with(driver.session(options().withFetchSize(1).build()), s -> {
+            var names = column(s.run("CALL sidebolt.procedures()"));
+            expect(names.size() > 2 && names.contains("sidebolt.coalesce"), names);
+            var managed = s.executeRead(tx -> column(tx.run("CALL sidebolt.procedures() YIELD name")));
+            expect(managed.equals(names), managed);
+            var tx = s.beginTransaction();
+            var numbers = tx.run("UNWIND ['a', 'b', 'c'] AS x RETURN x");
+            var own = tx.run("CALL sidebolt.procedures()");
+            var last = column(tx.run("RETURN 'd' AS x"));
+            var seen = List.of(column(numbers), column(own), last);
+            expect(seen.equals(List.of(List.of("a", "b", "c"), names, List.of("d"))), seen);
+            tx.commit();
+            tx.close();
+            return null;
+        });
+        unknown("CALL sidebolt.nope()");
+        return "as expected";
+    }
+
+    private static List<String> column(Result result) {
+        return result.list(record -> record.get(0).asString());
+    }
+
+    private static void expect(boolean holds, Object seen) {
+        if (!holds) {
+            throw new AssertionError("unexpected: " + seen);
+        }
+    }
+
+    private void unknown(String cypher) {
+        try {
+            eager(driver, cypher);
+        } catch (Neo4jException e) {
+            expect(e.code().equals("Neo.ClientError.Procedure.ProcedureNotFound"), e);
+            return;
+        }
+        throw new AssertionError("an error was expected");
     }
 
     // ---------------------------------------------------------------- transactions

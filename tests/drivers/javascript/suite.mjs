@@ -238,6 +238,34 @@ SCENARIOS.execute_query = async normal => {
   }
 }
 
+// Sidebolt's own procedures: there through Sidebolt, unknown to Neo4j. Both have passed if nothing is thrown.
+SCENARIOS.console = async normal => {
+  const expect = (holds, seen) => { if (!holds) throw new Error(`unexpected: ${JSON.stringify(seen)}`) }
+  const unknown = async cypher => {
+    const seen = await fails(() => driver.executeQuery(cypher))
+    expect(seen.code === 'Neo.ClientError.Procedure.ProcedureNotFound', seen)
+  }
+  if (process.env.VIA_SIDEBOLT !== 'yes') {
+    await unknown('CALL sidebolt.coalesce()')
+    return 'as expected'
+  }
+  const eager = await driver.executeQuery('CALL sidebolt.coalesce()')
+  expect(eager.keys[0] === 'database' && eager.summary.queryType === 'r', eager.keys)
+  await withSession({ fetchSize: 1 }, async s => {
+    const column = async (runner, cypher) => (await runner.run(cypher)).records.map(r => r.get(0))
+    const names = await column(s, 'CALL sidebolt.procedures()')
+    expect(names.length > 2 && names.includes('sidebolt.coalesce'), names)
+    const managed = await s.executeRead(tx => column(tx, 'CALL sidebolt.procedures() YIELD name'))
+    expect(String(managed) === String(names), managed)
+    const tx = await s.beginTransaction()
+    const all = await Promise.all(['UNWIND [1, 2, 3] AS x RETURN x', 'CALL sidebolt.procedures()', 'RETURN 4 AS x'].map(c => column(tx, c)))
+    expect(String(all[0]) === '1,2,3' && String(all[1]) === String(names) && String(all[2]) === '4', all)
+    await tx.commit()
+  })
+  await unknown('CALL sidebolt.nope()')
+  return 'as expected'
+}
+
 // ---------------------------------------------------------------- transactions
 
 SCENARIOS.tx_commit = normal => withSession({}, async s => {

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 import sys
 import traceback
@@ -250,6 +251,29 @@ def execute_query(suite, normal):
         "graph": [normal.value(n) for n in graph.nodes],
         "empty": [empty.keys, len(empty.records), summary(empty.summary)],
     }
+
+
+@scenario
+def console(suite, normal):
+    """Sidebolt's own procedures: there through Sidebolt, unknown to Neo4j. Both have passed if nothing is raised."""
+    if os.environ.get("VIA_SIDEBOLT") != "yes":
+        unknown = fails(lambda: suite.driver.execute_query("CALL sidebolt.coalesce()"))
+        assert unknown["code"] == "Neo.ClientError.Procedure.ProcedureNotFound", unknown
+        return "as expected"
+    eager = suite.driver.execute_query("CALL sidebolt.coalesce()")
+    assert eager.keys[:2] == ["database", "text"] and eager.summary.query_type == "r", eager
+    with suite.driver.session(fetch_size=1) as s:
+        names = [r["name"] for r in s.run("CALL sidebolt.procedures()")]
+        assert "sidebolt.coalesce" in names and len(names) > 2, names
+        assert s.execute_read(lambda tx: [r["name"] for r in tx.run("CALL sidebolt.procedures() YIELD name")]) == names
+        with s.begin_transaction() as tx:
+            first, own, last = tx.run("UNWIND [1, 2, 3] AS x RETURN x"), tx.run("CALL sidebolt.procedures()"), tx.run("RETURN 4 AS x")
+            seen = [r["x"] for r in first], [r["name"] for r in own], [r["x"] for r in last]
+            assert seen == ([1, 2, 3], names, [4]), seen
+            tx.commit()
+    unknown = fails(lambda: suite.driver.execute_query("CALL sidebolt.nope()"))
+    assert unknown["code"] == "Neo.ClientError.Procedure.ProcedureNotFound", unknown
+    return "as expected"
 
 
 # ---------------------------------------------------------------- transactions

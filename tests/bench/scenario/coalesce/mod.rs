@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bolt_wire::packstream::Value;
 
-use self::measure::{Case, Ground, HEAD, Sample, Samples, of, rows};
+use self::measure::{Case, Ground, HEAD, Sample, Samples, of, rows, shares};
 use self::statements::{Api, FIRST, KNOWN, Write};
 use self::totals::Graph;
 use super::{Findings, Settings};
@@ -27,15 +27,20 @@ const SMALLER: u64 = 20;
 pub(super) fn run(settings: &Settings) -> Result<Findings> {
     let mut ground = ground(settings)?;
     let mut findings = Findings::default();
-    warm(&mut ground)?;
+    let only = settings.only.as_deref().unwrap_or_default();
+    let chosen: Vec<Case> = cases().into_iter().filter(|case| case.name().contains(only)).collect();
+    warm(&mut ground, &chosen, &mut findings)?;
     let mut table = Table::new("coalesce: single writes on Neo4j, every way in the same run", &HEAD);
-    for case in cases() {
+    for case in chosen {
         eprintln!("bench: coalesce: {} …", case.name());
         let all = ground.rounds(&case).with_context(|| case.name())?;
         rows(&mut table, &case.name(), &all, &mut findings);
         judge(&case, &all, &mut findings);
     }
     findings.tables.push(table);
+    if !only.is_empty() {
+        return Ok(findings);
+    }
     let scale = if settings.time < SHORT { SMALLER } else { 1 };
     totals::deferred(&ground, 5_000 / scale, &mut findings)?;
     let singles = [Way::Direct, Way::Uncoalesced, Way::Sidebolt, Way::ByHand];
@@ -53,7 +58,7 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
 pub(super) fn bulk(settings: &Settings) -> Result<Findings> {
     let mut ground = ground(settings)?;
     let mut findings = Findings::default();
-    warm(&mut ground)?;
+    warm(&mut ground, &cases(), &mut findings)?;
     let scale = if settings.time < SHORT { SMALLER } else { 1 };
     let large = Graph { nodes: 100_000 / scale, relationships: 500_000 / scale };
     totals::graph(&ground, large, &[Way::Sidebolt, Way::ByHand], &mut findings)?;
@@ -86,7 +91,7 @@ fn ground(settings: &Settings) -> Result<Ground> {
 }
 
 /// Lets the server's compiler see every kind of write, and every way its share, before anything counts.
-fn warm(ground: &mut Ground) -> Result<()> {
+fn warm(ground: &mut Ground, chosen: &[Case], findings: &mut Findings) -> Result<()> {
     let measured = ground.settings.clone();
     ground.settings.rounds = 1;
     if measured.time >= SHORT {
@@ -98,7 +103,12 @@ fn warm(ground: &mut Ground) -> Result<()> {
         (Write::Grouped, Api::Run),
         (Write::Node, Api::Managed),
     ] {
-        ground.rounds(&Case { write, api, sessions: 32 }).context("warming up")?;
+        if !chosen.iter().any(|case| (case.write, case.api) == (write, api)) {
+            continue;
+        }
+        let all = ground.rounds(&Case { write, api, sessions: 32 }).context("warming up")?;
+        let samples = of(&all, Way::Sidebolt).map_or(&[][..], |samples| &samples.samples);
+        findings.notes.extend(shares(&format!("warming up, {write:?}, {api:?}"), samples));
     }
     ground.settings = measured;
     Ok(())
