@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Only this round of the seed.
     #[arg(long)]
     round: Option<u64>,
+    /// Print all that was sent and seen; best with --round.
+    #[arg(long)]
+    tell: bool,
     /// Differences after which the run ends.
     #[arg(long, default_value_t = 10)]
     enough: usize,
@@ -34,6 +37,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     let started = Instant::now();
     let mut sides = Sides::start(&args.servers).await?;
     let mut tally = Tally::default();
+    tally.tell = args.tell;
     let pool = Pool::new(args.seed);
     let mut shown = Instant::now();
     for number in args.round.unwrap_or(0).. {

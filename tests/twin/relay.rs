@@ -109,6 +109,7 @@ async fn pump(
     let mut closed = false;
     loop {
         tokio::select! {
+            biased;
             blow = blows.recv() => match blow {
                 Ok((_, share)) if fastrand::u8(..) > share => {}
                 Ok((Blow::Cut, _)) if way == Way::Forth => return End::Broken,
@@ -138,5 +139,51 @@ async fn pump(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection through a relay to a peer that sends everything back, and stays open when the client has ended.
+    async fn echoed() -> Result<(Relay, TcpStream)> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let relay = Relay::start(listener.local_addr()?).await?;
+        let mut client = TcpStream::connect(relay.address).await?;
+        let (peer, _) = listener.accept().await?;
+        tokio::spawn(async move {
+            let (mut from, mut to) = peer.into_split();
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+            std::future::pending::<()>().await;
+        });
+        client.write_all(b"hello").await?;
+        let mut back = [0; 5];
+        client.read_exact(&mut back).await?;
+        assert_eq!(&back, b"hello");
+        Ok((relay, client))
+    }
+
+    #[tokio::test]
+    async fn blows_do_what_they_say() -> Result<()> {
+        let (relay, mut client) = echoed().await?;
+        relay.strike(Blow::CutAfter(Way::Back, 3), 255);
+        let mut rest = Vec::new();
+        client.write_all(b"again").await?;
+        // The end may come as one or as an error, after the bytes that were let through.
+        let _ = client.read_to_end(&mut rest).await;
+        assert_eq!(rest, b"aga");
+
+        let (relay, mut client) = echoed().await?;
+        relay.strike(Blow::HalfClose(Way::Back), 255);
+        rest.clear();
+        client.read_to_end(&mut rest).await?;
+        assert!(rest.is_empty());
+
+        let (relay, mut client) = echoed().await?;
+        relay.strike(Blow::Cut, 255);
+        let _ = client.read_to_end(&mut rest).await;
+        assert!(rest.is_empty());
+        Ok(())
     }
 }

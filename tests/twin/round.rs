@@ -133,12 +133,18 @@ async fn compare(sides: &mut Sides, scripts: &[Script], tally: &mut Tally) -> Re
     let mut found = Vec::new();
     for (client, script) in scripts.iter().enumerate() {
         let (direct, through) = (&seen[0][client].units, &seen[1][client].units);
+        if tally.tell {
+            for (unit, (direct, through)) in script.units.iter().zip(direct.iter().zip(through)) {
+                println!("client {client}: {}", difference(unit, direct, through));
+            }
+        }
         let differs = |unit: &usize| !alike(&direct[*unit], &through[*unit], &mut tally.documented);
         let Some(first) = (0..script.units.len()).find(differs) else { continue };
         tally.differ(kind(&direct[first], &through[first]));
         let what = difference(&script.units[first], &direct[first], &through[first]);
         let (of, version) = (scripts.len(), script.version);
-        let alone = if found.len() < 3 { smallest(sides, script, first).await? } else { String::new() };
+        let alone = if found.len() < 3 { smallest(sides, script, first).await? } else { Some(String::new()) };
+        let alone = alone.unwrap_or_else(|| "  It does not come back with this client alone.\n".to_owned());
         found.push(format!("client {client} of {of}, Bolt {version}, unit {first}: {what}{alone}"));
     }
     if left[0] != left[1] {
@@ -155,29 +161,32 @@ async fn compare(sides: &mut Sides, scripts: &[Script], tally: &mut Tally) -> Re
 /// Equal, or different in the one documented way: what is malformed is refused after a failure by one side only.
 fn alike(direct: &[String], through: &[String], documented: &mut usize) -> bool {
     let same = |(direct, through): (&String, &String)| {
+        let undecodable = |line: &str| {
+            line.starts_with("FAILURE")
+                && (line.contains(".Request.Invalid") || line.contains("Invalid value for Epoch"))
+        };
         let late = direct.starts_with(LATE) && through.ends_with("IGNORED")
             // Deferred writes are sent together with what follows them.
-            || direct.starts_with("FAILURE") && through.starts_with("FAILURE") && through.contains(".Request.Invalid");
+            || direct.starts_with("FAILURE") && undecodable(through);
         *documented += usize::from(late);
         late || direct == through
     };
     direct.len() == through.len() && direct.iter().zip(through).all(same)
 }
 
-/// The same difference by one client alone, and with as few of its units as will do.
-async fn smallest(sides: &mut Sides, script: &Script, first: usize) -> Result<String> {
-    let mut units = script.units[..=first].to_vec();
+/// The difference by one client alone, with as few of its units as will do.
+async fn smallest(sides: &mut Sides, script: &Script, last: usize) -> Result<Option<String>> {
+    let mut units = script.units[..=last].to_vec();
     if !differs_alone(sides, script.version, &units).await? {
-        return Ok("  It does not come back with this client alone: play the whole round again.\n".to_owned());
+        return Ok(None);
     }
     let mut piece = units.len() / 2;
     while piece > 0 {
         let mut at = 0;
-        // The last one is the one that differs.
-        while at + piece < units.len() {
+        while at < units.len() && units.len() > 1 {
             let mut fewer = units.clone();
-            fewer.drain(at..at + piece);
-            if differs_alone(sides, script.version, &fewer).await? {
+            fewer.drain(at..(at + piece).min(units.len()));
+            if !fewer.is_empty() && differs_alone(sides, script.version, &fewer).await? {
                 units = fewer;
             } else {
                 at += piece;
@@ -186,19 +195,23 @@ async fn smallest(sides: &mut Sides, script: &Script, first: usize) -> Result<St
         piece /= 2;
     }
     let told: Vec<String> = units.iter().map(told).collect();
-    Ok(format!("  It comes back with this client alone and {} units:\n{}", units.len(), told.join("  --\n")))
+    let text =
+        format!("  It comes back with this client alone and {} units:\n{}", units.len(), told.join("  --\n"));
+    Ok(Some(text))
 }
 
-/// True if the last of these units differs when nobody else is there.
+/// True if these units show or leave something else on either side when nobody else is there.
 async fn differs_alone(sides: &mut Sides, version: Version, units: &[Unit]) -> Result<bool> {
     let script = Script { version, units: units.to_vec() };
-    let mut last = Vec::new();
+    let (mut seen, mut left) = (Vec::new(), Vec::new());
     for side in [0, 1] {
         let endpoint = if side == 0 { &sides.direct } else { &sides.through };
-        last.push(play(endpoint.clone(), script.clone()).await.units.pop().unwrap_or_default());
+        seen.push(play(endpoint.clone(), script.clone()).await.units);
+        left.push(sides.graphs[side].everything().await?);
         sides.graphs[side].empty().await?;
     }
-    Ok(!alike(&last[0], &last[1], &mut 0))
+    let same = seen[0].iter().zip(&seen[1]).all(|(direct, through)| alike(direct, through, &mut 0));
+    Ok(!same || left[0] != left[1])
 }
 
 async fn play_all(endpoint: &Endpoint, scripts: &[Script]) -> Result<Vec<Seen>> {

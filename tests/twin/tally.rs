@@ -12,6 +12,8 @@ use crate::sides::Sides;
 /// What has come of it.
 #[derive(Default)]
 pub(crate) struct Tally {
+    /// Print all that was sent and seen.
+    pub(crate) tell: bool,
     /// How many statements, those of one side counted.
     pub(crate) statements: usize,
     rounds: usize,

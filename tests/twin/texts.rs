@@ -370,7 +370,7 @@ impl Writer<'_> {
         let (n, m) = (self.pattern("n", "id"), self.pattern("m", "to"));
         match self.random.u8(0..8) {
             0 => {
-                format!("MERGE {n} MERGE {m} SET n.c = coalesce(n.c, 0) + 1, m.c = n.c{}", self.returns("m"))
+                format!("MERGE {n} MERGE {m} SET n.c = coalesce(n.c, 0) + 1, m.v = 1{}", self.returns("m"))
             }
             1 => format!("MERGE {n}{} WITH n MATCH {m}{}", self.changes("n"), self.changes("m")),
             2 => format!("CREATE {n}, {m}{}", self.returns("n")),
