@@ -133,7 +133,7 @@ impl Pace {
         self.took = (self.took * 7 + took) / 8;
         let smaller = (rows as f64 * DECREASE).max(FLOOR).min(most as f64);
         // Few rows that take long are not slow because they are many, and cost more each whatever the cap is.
-        if (rows as f64) < FLOOR {
+        if (rows as f64) < FLOOR && (took > LONG || rows < allowed) {
             return;
         }
         if took > LONG {
@@ -539,7 +539,9 @@ mod tests {
         for rows in [1, 2, 62, 400, 1, 30, 12, 8, 1] {
             pace.measured(rows, pace.rows(500, MOST), LONG * 3, MOST);
         }
-        assert_eq!(pace.rows(500, MOST), FEW);
+        assert_eq!(pace.rows(500, MOST), 280);
+        pace.measured(70, 70, LONG * 3, MOST);
+        assert_eq!(pace.rows(500, MOST), FLOOR as usize);
         // Full batches that are fast again grow.
         for _ in 0..30 {
             let allowed = pace.rows(500, MOST);

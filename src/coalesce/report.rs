@@ -197,12 +197,14 @@ impl Lane {
 mod tests {
     use super::*;
 
+    use std::time::Duration;
+
     const LONGEST: Duration = Duration::from_millis(20);
 
     fn report(text: &str, learn: impl FnOnce(&mut Knowledge)) -> TextReport {
         let mut knowledge = Knowledge::default();
         learn(&mut knowledge);
-        TextReport::of(&None, &Arc::new(Statement::parse(text)), &knowledge, LONGEST)
+        TextReport::of(&None, &Arc::new(Statement::parse(text)), &knowledge)
     }
 
     /// A run of its own that taught what its answers look like.
@@ -211,7 +213,7 @@ mod tests {
         let run = Value::map([("fields", Value::List(Vec::new()))]).to_bytes();
         let summary = Value::map([("type", "w".into())]).to_bytes();
         knowledge.learn(&run, &summary, false);
-        knowledge.took(Duration::from_millis(1));
+        knowledge.took(Duration::from_millis(1), LONGEST);
     }
 
     const MERGE: &str = "MERGE (n:A {id: $id}) SET n += $props";
@@ -248,8 +250,8 @@ mod tests {
         let slow = report(MERGE, |knowledge| {
             lesson(knowledge);
             for _ in 0..5 {
-                knowledge.grouped_took(Duration::from_millis(1), 10);
-                knowledge.derived_took(Duration::from_millis(2), 10);
+                knowledge.grouped_took(Duration::from_millis(1), 20);
+                knowledge.derived_took(Duration::from_millis(5), 20);
             }
         });
         assert_eq!(slow.way, Some("grouped"));
