@@ -178,7 +178,7 @@ pub(super) fn send(member: Member, reply: Reply) {
 /// BEGIN and all statements, up to where COMMIT would be next. Whatever goes wrong rolls back: the connection is cleaned or closed.
 pub(super) async fn prepare(place: &Place, plan: &Plan) -> Result<Prepared, Trouble> {
     let shared = place.shared();
-    let limit = shared.config.load().coalesce.max_batch_time;
+    let limit = place.lane().patience_with_batches(shared.config.load().coalesce.max_batch_time);
     let need = &place.lane().need;
     let mut lease = match shared.upstream.try_lease(need) {
         Some(lease) => lease,
@@ -189,10 +189,14 @@ pub(super) async fn prepare(place: &Place, plan: &Plan) -> Result<Prepared, Trou
         Transaction { place, plan, shared, budget: shared.config.load().coalesce.max_result };
     let prepared = timeout_at(end, transaction.open(lease.connection_mut())).await;
     match prepared {
-        Ok(Ok((given, database, took))) => Ok(Prepared { lease, given, database, took }),
+        Ok(Ok((given, database, took))) => {
+            place.lane().was_ready(true);
+            Ok(Prepared { lease, given, database, took })
+        }
         Ok(Err(trouble)) => Err(trouble),
         Err(_) => {
             place.lane().forget_bookmark();
+            place.lane().was_ready(false);
             Err(Trouble::Apart("slow"))
         }
     }
@@ -619,7 +623,7 @@ pub(super) fn account(place: &Place, plan: &Plan, took: &[Duration]) {
             if derived {
                 knowledge.derived_took(took, rows)
             } else {
-                knowledge.grouped_took(took, rows)
+                knowledge.grouped_took(took, rows, shape.is_some())
             }
             (knowledge.saved(took, rows), shape.is_some() && knowledge.indexes.is_due())
         });

@@ -166,11 +166,18 @@ impl Knowledge {
     }
 
     /// A group took so long for each of its members.
-    pub(super) fn grouped_took(&mut self, time: Duration, rows: usize) {
+    pub(super) fn grouped_took(&mut self, time: Duration, rows: usize, shaped: bool) {
         if rows < TELLING {
             return;
         }
+        /// The share of a run of its own that a member of a group may take: one lane stands against many connections.
+        const WORTH: f64 = 0.5;
         self.grouped.add(time.as_secs_f64() / rows.max(1) as f64);
+        let dear = self.least.is_some_and(|least| self.grouped.seconds > least * WORTH);
+        if !shaped && dear && self.grouped.samples >= SAMPLES {
+            self.grouped = Measure::default();
+            self.leave_alone("a group was measured to gain nothing");
+        }
     }
 
     /// One of its members failed. A text whose requests often fail costs others their batches.

@@ -49,6 +49,8 @@ pub(crate) struct Lane {
     newest: Mutex<Option<(Bookmark, Arc<str>)>>,
     state: Mutex<State>,
     hasher: RandomState,
+    /// Batches in a row that were not ready in time.
+    slow: AtomicU32,
     /// BEGINs that were held and whose transaction did not join, since the last one that did.
     wasted: AtomicU32,
 }
@@ -62,6 +64,8 @@ struct State {
     batches: HashMap<u64, InFlight>,
     next: u64,
     pace: Pace,
+    /// How long the queue is to be before it is looked through again beside batches in flight.
+    look_at: usize,
     /// A look at the clock is due.
     watched: bool,
     /// When it was last used.
@@ -70,12 +74,18 @@ struct State {
 
 struct InFlight {
     since: Instant,
+    rows: usize,
     /// It waits for the COMMITs of its members.
     holding: bool,
     locks: HashSet<u64>,
 }
 
 impl State {
+    /// Rows in flight in batches.
+    fn in_flight(&self) -> usize {
+        self.batches.values().map(|batch| batch.rows).sum()
+    }
+
     /// Writes that run alone and have not done so for too long: those hold nobody up.
     fn running(&self, config: &Coalesce) -> usize {
         let patience = self.pace.patience(config);
@@ -114,8 +124,10 @@ const LONG: Duration = Duration::from_millis(400);
 /// Parameters that one batch carries at most, in bytes.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Arrivals after which a backlog is looked through for what could go beside the batches in flight.
-const BACKLOG_STEP: usize = 64;
+/// Arrivals after which a backlog is looked through again for what could go beside the batches in flight.
+const BACKLOG_STEP: usize = 32;
+/// Rows that are worth a batch beside another.
+const FEW: usize = 16;
 
 impl Pace {
     fn rows(&self, start: usize, most: usize) -> usize {
@@ -257,6 +269,7 @@ impl Lane {
             newest: Mutex::default(),
             state: Mutex::default(),
             hasher: RandomState::new(),
+            slow: AtomicU32::new(0),
             wasted: AtomicU32::new(0),
         }
     }
@@ -278,7 +291,7 @@ impl Lane {
         state.queue.push_back(Member { write, since: now, claim: Arc::clone(&claim), reply, voter: 0 });
         // A backlog that conflicts with what runs is looked through now and then only.
         let holding = state.batches.values().all(|batch| batch.holding);
-        if holding || state.queue.len().is_multiple_of(BACKLOG_STEP) {
+        if holding || state.queue.len() >= state.look_at {
             self.dispatch(shared, &mut state);
         }
         self.watch(shared, &mut state);
@@ -318,7 +331,9 @@ impl Lane {
             }
             let now = Instant::now();
             let idle = state.batches.is_empty() && state.running(coalesce) < coalesce.singles;
-            let backlog = state.queue.len() >= allowed;
+            // Two batches keep Neo4j busy while one of them is committed; more are for a large backlog.
+            let half = state.batches.len() == 1 && state.queue.len() >= FEW.max(state.in_flight());
+            let backlog = half || state.queue.len() >= allowed;
             let patience = state.pace.patience(coalesce);
             let stuck = state.batches.values().all(|batch| now - batch.since > patience);
             // Who waits for its members' COMMITs leaves Neo4j idle.
@@ -330,6 +345,7 @@ impl Lane {
                 return;
             }
             let members = self.take(state, allowed, !idle);
+            state.look_at = if members.is_empty() { state.queue.len() + BACKLOG_STEP } else { 0 };
             if members.is_empty() {
                 return;
             }
@@ -363,7 +379,9 @@ impl Lane {
         let number = state.next;
         state.next += 1;
         let locks = members.iter().flat_map(|member| self.locks(member)).collect();
-        state.batches.insert(number, InFlight { since: Instant::now(), holding: false, locks });
+        state
+            .batches
+            .insert(number, InFlight { since: Instant::now(), rows: members.len(), holding: false, locks });
         let place = Place { lane: Arc::clone(self), shared: Arc::clone(shared), number, allowed };
         tokio::spawn(batch::run(place, members));
     }
@@ -424,6 +442,22 @@ impl Lane {
             lane.dispatch(&shared, &mut state);
             lane.watch(&shared, &mut state);
         });
+    }
+
+    /// How long a batch may take until it can be committed: a server that cannot do it in the usual time is given more.
+    pub(super) fn patience_with_batches(&self, usual: Duration) -> Duration {
+        /// Doublings of the usual time.
+        const MOST: u32 = 4;
+        usual * 2u32.pow(self.slow.load(Ordering::Relaxed).min(MOST))
+    }
+
+    /// A batch was ready in time, or was not.
+    pub(super) fn was_ready(&self, in_time: bool) {
+        if in_time {
+            self.slow.store(0, Ordering::Relaxed);
+        } else {
+            self.slow.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether a BEGIN is worth holding: those before it joined, or it is time to try again.

@@ -250,7 +250,7 @@ mod tests {
         let slow = report(MERGE, |knowledge| {
             lesson(knowledge);
             for _ in 0..5 {
-                knowledge.grouped_took(Duration::from_millis(1), 20);
+                knowledge.grouped_took(Duration::from_millis(1), 20, true);
                 knowledge.derived_took(Duration::from_millis(5), 20);
             }
         });

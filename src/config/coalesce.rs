@@ -44,7 +44,8 @@ pub struct Coalesce {
     #[serde(with = "DurationText")]
     #[schemars(extend("x-min" = "1ms", "x-max" = "10s"))]
     pub max_statement_time: Duration,
-    /// A batch that is not ready to commit after this is rolled back and its writes run one by one.
+    /// A batch that is not ready to commit after this is rolled back and its writes run one by one; the next one gets twice the time, at
+    /// most 16 times.
     #[serde(with = "DurationText")]
     #[schemars(extend("x-min" = "10ms", "x-max" = "1m"))]
     pub max_batch_time: Duration,

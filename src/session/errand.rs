@@ -6,7 +6,7 @@ use std::time::Duration;
 use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
 use bolt_wire::message::request::only_map;
-use bolt_wire::message::{Outcome, Run, Summary};
+use bolt_wire::message::{Begin, Outcome, Run, Summary};
 use bolt_wire::packstream::{MapEdit, MapView, Walker};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
@@ -67,12 +67,12 @@ impl Session {
         let metrics = &self.shared.metrics.coalesce;
         if let Some(why) = lane.knowledge(&statement, |knowledge| knowledge.objection(&statement)) {
             metrics.relayed.with_label_values(&[why]).inc();
-            return Ok(Joined::Relay(Some(Errand::new(lane, statement, None))));
+            return Ok(Joined::Relay(Some(self.place(Errand::new(lane, statement, None)))));
         }
         let waiting = match lane.submit(&self.shared, write) {
             Submitted::Alone(turn) => {
                 metrics.alone.inc();
-                return Ok(Joined::Relay(Some(Errand::new(lane, statement, Some(turn)))));
+                return Ok(Joined::Relay(Some(self.place(Errand::new(lane, statement, Some(turn))))));
             }
             Submitted::Full => {
                 metrics.relayed.with_label_values(&["coalesce.max_waiting writes wait already"]).inc();
@@ -98,7 +98,9 @@ impl Session {
             Some(reply) => reply.unwrap_or(Reply::Unknown),
         };
         let (answer, failed) = match reply {
-            Reply::Alone(turn) => return Ok(Joined::Relay(Some(Errand::new(lane, statement, turn)))),
+            Reply::Alone(turn) => {
+                return Ok(Joined::Relay(Some(self.place(Errand::new(lane, statement, turn)))));
+            }
             // A shared transaction is for those who began one.
             Reply::Unknown | Reply::Given(_) => {
                 self.shared.metrics.lost.inc();
@@ -137,10 +139,7 @@ impl Session {
         let Class::Write { shape } = &statement.class else { return None };
         let key = shape.as_ref().ok().and_then(|shape| Write::row_key(&statement, shape, run.parameters));
         let parameters = Bytes::copy_from_slice(run.parameters);
-        let bookmarked = run.extra.has("bookmarks");
-        let mut extra = BytesMut::new();
-        MapEdit::removing(&[]).apply(&run.extra, &mut extra);
-        let lane = self.carrying_lane(&MapView::parse(&extra).ok()?, false)?;
+        let (lane, bookmarked) = self.carrying_lane(Tag::RUN, extent, false)?;
         let write = Write { statement, parameters, fetch, records, bookmarked, key };
         Some(Candidate { lane, write, wire: extent.wire + behind })
     }
@@ -151,6 +150,7 @@ impl Session {
         extent: Extent,
         lane: &Lane,
         announced: bool,
+        bookmarked: bool,
     ) -> Option<(Write, usize)> {
         if extent.payload > self.shared.config.load().coalesce.max_parameters {
             return None;
@@ -168,20 +168,46 @@ impl Session {
             knowledge.objection(&statement).is_none() && knowledge.stands_alone(announced)
         });
         let parameters = Bytes::copy_from_slice(run.parameters);
-        let write = Write { statement, parameters, fetch, records, bookmarked: false, key };
+        let write = Write { statement, parameters, fetch, records, bookmarked, key };
         suits.then_some((write, extent.wire + behind))
     }
 
     /// The lane for a RUN or BEGIN with this metadata; none if a group cannot carry it, or if it waits for bookmarks that may not be reached.
-    pub(super) fn carrying_lane(&mut self, extra: &MapView<'_>, managed: bool) -> Option<Arc<Lane>> {
-        let carried = |name: &str| CARRIED.contains(&name) || name.starts_with("notifications_");
-        if extra.string("mode") == Some("r") || extra.iter().any(|(name, _)| !carried(name)) {
-            return None;
+    pub(super) fn carrying_lane(
+        &mut self,
+        tag: Tag,
+        extent: Extent,
+        managed: bool,
+    ) -> Option<(Arc<Lane>, bool)> {
+        let mut begin = std::mem::take(&mut self.scratch);
+        begin.clear();
+        let mut joined = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, extent, &mut joined);
+        let bookmarks = carried(tag, payload, &mut begin);
+        let lane = bookmarks.as_ref().and_then(|_| self.lane_for(&begin, managed));
+        self.scratch = begin;
+        let (lane, bookmarks) = (lane?, bookmarks?);
+        let reached = bookmarks.iter().all(|bookmark| lane.has_reached(bookmark));
+        reached.then(|| (lane, !bookmarks.is_empty()))
+    }
+
+    /// A place for an errand: the last one's, if it is over.
+    pub(super) fn place(&mut self, errand: Errand) -> Box<Errand> {
+        match self.spare.take() {
+            Some(mut place) => {
+                *place = errand;
+                place
+            }
+            None => Box::new(errand),
         }
-        let mut begin = BytesMut::new();
-        MapEdit::removing(&["bookmarks"]).apply(extra, &mut begin);
-        let lane = self.lane_for(&begin, managed)?;
-        bookmarks(extra)?.iter().all(|bookmark| lane.has_reached(bookmark)).then_some(lane)
+    }
+
+    /// The errand is over, or none any longer: its turn is given back.
+    pub(super) fn drop_errand(&mut self) {
+        if let Some(mut errand) = self.errand.take() {
+            (errand.turn, errand.statement, errand.run) = (None, None, None);
+            self.spare = Some(errand);
+        }
     }
 
     /// The lane of a write with this metadata (RUN's or BEGIN's, without bookmarks).
@@ -208,16 +234,16 @@ impl Session {
 
     /// A write that ran alone is over.
     pub(super) fn end_errand(&mut self, failed: bool) {
-        let Some(errand) = self.errand.take() else { return };
+        let Some(errand) = &self.errand else { return };
         // What runs beside many others takes its time because of them.
         let tells = !failed && errand.requests.is_none() && errand.turn.is_some();
         if let Some(statement) = errand.statement.as_ref().filter(|_| tells) {
             let longest = self.shared.config.load().coalesce.max_statement_time;
-            let shaped = statement.is_shaped();
-            let longest = if shaped { Duration::MAX } else { longest };
+            let longest = if statement.is_shaped() { Duration::MAX } else { longest };
             let took = self.exchange.leased.elapsed();
             errand.lane.knowledge(statement, |knowledge| knowledge.took(took, longest));
         }
+        self.drop_errand();
     }
 }
 
@@ -260,15 +286,15 @@ impl Errand {
         }
     }
 
-    fn new(lane: Arc<Lane>, statement: Arc<Statement>, turn: Option<Turn>) -> Box<Self> {
+    fn new(lane: Arc<Lane>, statement: Arc<Statement>, turn: Option<Turn>) -> Self {
         let teaches = lane.knowledge(&statement, |knowledge| knowledge.wants_lesson());
         let run = teaches.then(Vec::new);
-        Box::new(Self { lane, statement: Some(statement), requests: None, turn, run, records: 0 })
+        Self { lane, statement: Some(statement), requests: None, turn, run, records: 0 }
     }
 
     /// A transaction that its session runs itself.
-    pub(super) fn of_transaction(lane: Arc<Lane>, turn: Option<Turn>) -> Box<Self> {
-        Box::new(Self { lane, statement: None, requests: Some(0), turn, run: None, records: 0 })
+    pub(super) fn of_transaction(lane: Arc<Lane>, turn: Option<Turn>) -> Self {
+        Self { lane, statement: None, requests: Some(0), turn, run: None, records: 0 }
     }
 
     /// A transaction's next request.
@@ -329,6 +355,20 @@ fn fetch(buf: &[u8]) -> Option<(usize, Tag, i64)> {
     }
     let records = records.filter(|n| tag == Tag::PULL || *n == -1)?;
     Some((extent.wire, tag, records))
+}
+
+/// Appends the metadata of a RUN or BEGIN without its bookmarks, and gives those; none if a group cannot carry it.
+fn carried(tag: Tag, payload: &[u8], out: &mut BytesMut) -> Option<Vec<Bookmark>> {
+    let extra = match tag {
+        Tag::RUN => Run::parse(payload).ok()?.extra,
+        _ => Begin::parse(payload).ok()?.extra,
+    };
+    let known = |name: &str| CARRIED.contains(&name) || name.starts_with("notifications_");
+    if extra.string("mode") == Some("r") || extra.iter().any(|(name, _)| !known(name)) {
+        return None;
+    }
+    MapEdit::removing(&["bookmarks"]).apply(&extra, out);
+    bookmarks(&extra)
 }
 
 /// The bookmarks of a request; none if they are not of the usual form.

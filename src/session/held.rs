@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bolt_wire::chunk::{self, Found, MessageScanner};
-use bolt_wire::message::{Begin, Outcome as Ended};
+use bolt_wire::message::Outcome as Ended;
 use bolt_wire::packstream::{MapView, encode};
 use bolt_wire::{Tag, packstream::MapEdit};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -26,6 +26,8 @@ pub(super) struct Held {
     begin: Bytes,
     /// The driver said that it is a managed one.
     announced: bool,
+    /// It waits for bookmarks, which are known to be reached.
+    bookmarked: bool,
     /// Its write, once that was answered.
     written: Option<Written>,
 }
@@ -68,38 +70,29 @@ impl Session {
     /// Looks at the BEGIN at the start of `inbuf`: while others write, it need not reach Neo4j yet.
     pub(super) fn hold_begin(&mut self, message: Message) -> Begun {
         let api = self.api.take();
-        let Some(held) = self.held_from(message, api) else { return Begun::Relay(None) };
-        let lane = Arc::clone(&held.lane);
+        let on = {
+            let config = self.shared.config.load();
+            config.coalesce.enabled && config.coalesce.managed
+        };
+        let lane = if on { self.carrying_lane(Tag::BEGIN, message.extent, true) } else { None };
+        let Some((lane, bookmarked)) = lane else { return Begun::Relay(None) };
         let Some(begun) = lane.begun().filter(|_| lane.holds() && self.goes_on_joinably(message)) else {
-            return Begun::Relay(Some(Errand::of_transaction(lane, None)));
+            return Begun::Relay(Some(self.place(Errand::of_transaction(lane, None))));
         };
         if let Some(turn) = lane.take_turn(&self.shared) {
-            return Begun::Relay(Some(Errand::of_transaction(lane, Some(turn))));
+            return Begun::Relay(Some(self.place(Errand::of_transaction(lane, Some(turn)))));
         }
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
+        let begin = Bytes::copy_from_slice(payload.get(2..).unwrap_or_default());
+        let announced = api.is_some_and(|api| MANAGED.contains(&api));
+        self.held = Some(Box::new(Held { lane, begin, announced, bookmarked, written: None }));
         self.begin_exchange(Tag::BEGIN);
         self.inbuf.advance(message.extent.wire);
         self.machine.forwarded(Tag::BEGIN);
         self.machine.answered(Ended::DONE);
         self.put_success(&begun);
-        self.held = Some(Box::new(held));
         Begun::Held
-    }
-
-    /// What holding this BEGIN takes; none if only Neo4j can answer it.
-    fn held_from(&mut self, message: Message, api: Option<u8>) -> Option<Held> {
-        let shared = Arc::clone(&self.shared);
-        let config = shared.config.load();
-        if !config.coalesce.enabled || !config.coalesce.managed {
-            return None;
-        }
-        let mut scratch = BytesMut::new();
-        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
-        Begin::parse(payload).ok()?;
-        let begin = Bytes::copy_from_slice(payload.get(2..)?);
-        let extra = MapView::parse(&begin).ok()?;
-        let lane = self.carrying_lane(&extra, true)?;
-        let announced = api.is_some_and(|api| MANAGED.contains(&api));
-        Some(Held { lane, begin, announced, written: None })
     }
 
     /// Whether what follows BEGIN in the buffer, if it has come already, could join a shared transaction.
@@ -170,14 +163,15 @@ impl Session {
 
     /// Hands the write of a held transaction in, if it may share one.
     async fn share(&mut self, held: &mut Held, message: Message) -> Step<Joined> {
-        let shareable = self.shareable(message.extent, &held.lane, held.announced);
+        let shareable = self.shareable(message.extent, &held.lane, held.announced, held.bookmarked);
         held.lane.joined(shareable.is_some());
         let Some((write, wire)) = shareable else { return Ok(Joined::Relay(None)) };
         let statement = Arc::clone(&write.statement);
         let waiting = match held.lane.submit(&self.shared, write) {
             Submitted::Waiting(waiting) => waiting,
             Submitted::Alone(turn) => {
-                return Ok(Joined::Relay(Some(Errand::of_transaction(Arc::clone(&held.lane), Some(turn)))));
+                let errand = Errand::of_transaction(Arc::clone(&held.lane), Some(turn));
+                return Ok(Joined::Relay(Some(self.place(errand))));
             }
             Submitted::Full => return Ok(Joined::Relay(None)),
         };
@@ -199,7 +193,8 @@ impl Session {
                 Ok(Joined::Done)
             }
             Reply::Alone(turn) => {
-                Ok(Joined::Relay(turn.map(|turn| Errand::of_transaction(Arc::clone(&held.lane), Some(turn)))))
+                let lane = Arc::clone(&held.lane);
+                Ok(Joined::Relay(turn.map(|turn| self.place(Errand::of_transaction(lane, Some(turn))))))
             }
             // Nothing of a shared transaction is committed before its members say so.
             Reply::Answer(_) | Reply::Refused(_) | Reply::Unknown => Ok(Joined::Relay(None)),

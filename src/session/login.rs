@@ -53,6 +53,8 @@ pub(super) async fn log_in(
         condemned: false,
         exchange: Exchange { tag: Tag::HELLO, asked: now, leased: now, failed: false, interrupted: false },
         errand: None,
+        spare: None,
+        scratch: BytesMut::new(),
         held: None,
         results: None,
         deferred: None,

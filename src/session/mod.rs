@@ -124,6 +124,10 @@ pub(crate) struct Session {
     exchange: Exchange,
     /// The running exchange is a write that group commit knows.
     errand: Option<Box<errand::Errand>>,
+    /// The last errand's place.
+    spare: Option<Box<errand::Errand>>,
+    /// For metadata that is looked at.
+    scratch: BytesMut,
     /// A transaction that has not begun at Neo4j.
     held: Option<Box<held::Held>>,
     /// Results of Sidebolt's own procedures that are open.
