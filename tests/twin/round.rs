@@ -228,7 +228,8 @@ async fn play_all(endpoint: &Endpoint, scripts: &[Script]) -> Result<Vec<Seen>> 
 fn kind(direct: &[String], through: &[String]) -> String {
     let head = |line: Option<&String>| match line {
         Some(line) => {
-            let tag = line.split(' ').next().unwrap_or_default();
+            let words = ["RUN", "PULL", "DISCARD", "BEGIN", "COMMIT", "ROLLBACK", "RESET"];
+            let tag = line.split(' ').find(|word| words.contains(word)).unwrap_or_default();
             let end = ["SUCCESS {", "FAILURE {", "IGNORED"].into_iter().find(|end| line.contains(end));
             format!("{tag} {}", end.unwrap_or_default().trim_end_matches(" {"))
         }
