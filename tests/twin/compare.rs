@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Only this round of the seed.
     #[arg(long)]
     round: Option<u64>,
+    /// Only rounds in which all clients want the same keys.
+    #[arg(long)]
+    contests: bool,
     /// Print all that was sent and seen; best with --round.
     #[arg(long)]
     tell: bool,
@@ -41,6 +44,9 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     let pool = Pool::new(args.seed);
     let mut shown = Instant::now();
     for number in args.round.unwrap_or(0).. {
+        if args.contests && !Round::is_together(number) {
+            continue;
+        }
         let round = Round::random(args.seed, number, &pool, &sides.versions);
         for text in round.play(&mut sides, &mut tally).await? {
             println!("\nDIFFERENCE, --seed {} --round {number}: {text}", args.seed);

@@ -93,9 +93,8 @@ impl Match {
     /// A random round.
     pub(crate) fn random(random: &mut Rng, versions: &[Version]) -> Self {
         use Contest::{Churn, Count, Create, Free, Last, Link, Mail};
-        let contest = *random
-            .choice(&[Count, Count, Count, Link, Create, Mail, Free, Last, Last, Churn])
-            .unwrap_or(&Count);
+        let all = [Count, Count, Count, Last, Last, Last, Link, Link, Create, Mail, Free, Churn];
+        let contest = *random.choice(&all).unwrap_or(&Count);
         let clients = *random.choice(&[2_usize, 8, 16, 32, 64]).unwrap_or(&8);
         let (keys, texts) = (random.i64(1..8), contest.texts());
         let texts: Vec<_> = (0..random.usize(1..4)).map(|_| texts[random.usize(0..texts.len())]).collect();
@@ -108,7 +107,7 @@ impl Match {
         let one = (random.u8(0..3) > 0).then(|| random.usize(0..versions.len()));
         let mut client = |_| {
             let version = versions[one.unwrap_or_else(|| random.usize(0..versions.len()))];
-            let work = (0..(500 / clients).clamp(8, 40)).map(|_| {
+            let work = (0..(1000 / clients).clamp(16, 50)).map(|_| {
                 let ways = [Way::Auto, Way::Auto, Way::Auto, Way::Managed, Way::Query, Way::Pair];
                 let way = ways[random.usize(0..ways.len())];
                 let count = if way == Way::Pair { 2 } else { 1 };

@@ -83,13 +83,31 @@ impl Tally {
             "| time direct / through / all | {:.0?} / {:.0?} / {took:.0?} |",
             self.times[0], self.times[1]
         );
-        for (name, value) in sides.sidebolt.metrics("sidebolt_coalesce")? {
+        let metrics = sides.sidebolt.metrics("sidebolt_coalesce")?;
+        let sum = |begin: &str| -> f64 {
+            metrics.iter().filter(|(name, _)| name.starts_with(begin)).map(|(_, value)| value).sum()
+        };
+        let (batched, others) = (
+            sum("sidebolt_coalesce_rows_total"),
+            sum("sidebolt_coalesce_alone") + sum("sidebolt_coalesce_relayed"),
+        );
+        if batched + others > 0.0 {
+            println!(
+                "| committed writes that shared a batch | {batched} ({:.0} %) |",
+                100.0 * batched / (batched + others)
+            );
+        }
+        for (name, value) in metrics {
             if !name.contains("_bucket") {
                 println!("| {name} | {value} |");
             }
         }
         let all = self.found();
         let kinds = if all == 0 { String::new() } else { format!(": {}", list(&self.differences)) };
+        println!(
+            "| managed transactions tried again direct / through | {} / {} |",
+            self.retries[0], self.retries[1]
+        );
         println!(
             "| malformed after a failure: refused direct, ignored by Sidebolt (documented) | {} |",
             self.documented
