@@ -171,7 +171,7 @@ impl Knowledge {
             return;
         }
         /// The share of a run of its own that a member of a group may take: one lane stands against many connections.
-        const WORTH: f64 = 0.5;
+        const WORTH: f64 = 0.25;
         self.grouped.add(time.as_secs_f64() / rows.max(1) as f64);
         let dear = self.least.is_some_and(|least| self.grouped.seconds > least * WORTH);
         if !shaped && dear && self.grouped.samples >= SAMPLES {

@@ -131,6 +131,7 @@ async fn count(
 async fn end(place: &Place, prepared: Option<Prepared>, plan: Plan, mut voters: Vec<Option<Voter>>) {
     let mut plan = plan;
     let mut prepared = prepared;
+    let mut derive = true;
     for _ in 0..ROUNDS {
         let against = take_out(place, &mut plan, &mut voters);
         if against {
@@ -143,10 +144,15 @@ async fn end(place: &Place, prepared: Option<Prepared>, plan: Plan, mut voters: 
         let ready = match prepared.take() {
             Some(ready) => ready,
             None => {
-                plan = Plan::of(place.lane(), std::mem::take(&mut plan.members), true);
+                plan = Plan::of(place.lane(), std::mem::take(&mut plan.members), derive);
                 match prepare(place, &plan).await {
                     Ok(ready) if same(&ready, &plan, &mut voters) => ready,
                     Ok(_) => continue,
+                    // Nobody's fault: their own statements will do.
+                    Err(Trouble::Mismatch(..)) => {
+                        derive = false;
+                        continue;
+                    }
                     Err(trouble) => {
                         blame(trouble, &plan, &mut voters).await;
                         continue;

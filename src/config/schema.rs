@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{self, Visitor};
 use serde_json::Value;
 
-use super::{Admin, Auth, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Upstream};
+use super::{Admin, Auth, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Upstream};
 
 /// One key of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -223,6 +223,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "upstream" => fields::<Upstream>(),
         "pool" => fields::<Pool>(),
         "auth" => fields::<Auth>(),
+        "coalesce" => fields::<Coalesce>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),
         "log" => fields::<Log>(),

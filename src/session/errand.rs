@@ -188,7 +188,7 @@ impl Session {
         self.scratch = begin;
         let (lane, bookmarks) = (lane?, bookmarks?);
         let reached = bookmarks.iter().all(|bookmark| lane.has_reached(bookmark));
-        reached.then(|| (lane, !bookmarks.is_empty()))
+        reached.then_some((lane, !bookmarks.is_empty()))
     }
 
     /// A place for an errand: the last one's, if it is over.

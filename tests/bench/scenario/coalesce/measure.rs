@@ -135,7 +135,7 @@ impl Ground {
         let rows = requests.first().map_or(1, Request::rows);
         // What gets in the way of a batch's gaps (a chunk's end) would be sent as it is.
         ensure!(
-            requests.iter().all(|r| r.then.is_some() || r.gaps.len() as u64 % rows == 0),
+            requests.iter().all(|r| r.then.is_some() || (r.gaps.len() as u64).is_multiple_of(rows)),
             "a batch is too long"
         );
         let upstream = self.arena.upstream;
