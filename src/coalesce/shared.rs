@@ -99,14 +99,16 @@ pub(super) async fn hold(place: &Place, prepared: Prepared, plan: Plan) {
     }
     drop(votes);
     place.holds();
-    count(place, &mut voters, &mut counted).await;
+    let mut prepared = Some(prepared);
+    count(place, &mut prepared, &mut voters, &mut counted).await;
     let plan = Plan { members, segments: plan.segments };
-    end(place, Some(prepared), plan, voters).await;
+    end(place, prepared, plan, voters).await;
 }
 
-/// Waits for votes until all are in, one is against, or the time is up.
+/// Waits for votes until all are in or the time is up; with one against it, the transaction is rolled back at once.
 async fn count(
     place: &Place,
+    prepared: &mut Option<Prepared>,
     voters: &mut [Option<Voter>],
     counted: &mut mpsc::UnboundedReceiver<(usize, bool)>,
 ) {
@@ -120,6 +122,10 @@ async fn count(
         open -= 1;
         if let Some(Some(voter)) = voters.get_mut(voter) {
             voter.vote = Some(commit);
+        }
+        if !commit {
+            // All of it has to run again: who goes on by itself is not to wait for the locks.
+            *prepared = None;
         }
     }
     let took = since.elapsed();

@@ -250,8 +250,12 @@ async fn share(subject: &Subject<'_>, sidebolt: &Sidebolt, teacher: &mut Client,
     assert!(back.one(rollback()).await.is_success());
     let more = on.ask(&[run("RETURN 1"), pull(-1)]).await;
     assert!(well(&more), "{more:?}");
+    // At the same time: a shared transaction waits for all of them.
     for client in [&mut first, &mut on, &mut fifth, &mut sixth] {
-        let answer = client.one(commit()).await;
+        client.send(&commit()).await.unwrap();
+    }
+    for client in [&mut first, &mut on, &mut fifth, &mut sixth] {
+        let answer = client.next().await;
         assert!(answer.success().get("bookmark").is_some(), "{answer:?}");
     }
     assert_eq!(subject.count().await, before + 4);
