@@ -106,11 +106,7 @@ fn what_streams_through_takes_little_memory() {
 fn an_idle_client_takes_little_memory() {
     const CLIENTS: usize = 400;
     for version in [Version::V4_4, Version::V5_8] {
-        let stub = TcpListener::bind("127.0.0.1:0").unwrap();
-        let upstream = stub.local_addr().unwrap();
-        thread::spawn(move || serve(&stub));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let app = runtime.block_on(App::start(config(upstream))).unwrap();
+        let (runtime, app) = start();
         let (address, done) = (app.bolt_address(), Arc::new(Notify::new()));
         let client = {
             let done = Arc::clone(&done);
@@ -146,13 +142,19 @@ fn idle(address: SocketAddr, version: Version, count: usize, done: &Notify) -> V
     clients
 }
 
-/// What Sidebolt allocated in each window of exchanges.
-fn measure(version: Version, bursts: &[Vec<u8>], load: Load) -> Vec<AllocationInfo> {
+/// Sidebolt before a stub, all of it on one thread.
+fn start() -> (tokio::runtime::Runtime, App) {
     let stub = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = stub.local_addr().unwrap();
     thread::spawn(move || serve(&stub));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let app = runtime.block_on(App::start(config(upstream))).unwrap();
+    (runtime, app)
+}
+
+/// What Sidebolt allocated in each window of exchanges.
+fn measure(version: Version, bursts: &[Vec<u8>], load: Load) -> Vec<AllocationInfo> {
+    let (runtime, app) = start();
     let (address, done) = (app.bolt_address(), Arc::new(Notify::new()));
     let (left, stop) = (Arc::new(AtomicUsize::new(load.warm_up)), Arc::new(AtomicBool::new(false)));
     let client = {

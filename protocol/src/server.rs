@@ -222,6 +222,13 @@ impl Server {
         Some(Answered { tag, over })
     }
 
+    /// A message was answered by the session itself, as Neo4j would have answered it, and not sent on.
+    pub fn answered_here(&mut self, tag: Tag, outcome: Outcome) {
+        debug_assert!(self.in_flight.is_empty(), "own answers come when no other is due");
+        self.forwarded(tag);
+        self.answered(outcome);
+    }
+
     /// Keeps the exchange open until RESET although a request failed. After a malformed or illegal request the servers differ in
     /// what they do next, so everything else goes on to Neo4j, whose answers or close then are the client's.
     pub fn hold(&mut self) {

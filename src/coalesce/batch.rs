@@ -248,21 +248,27 @@ pub(crate) async fn next_summary(
     take_summary(connection, shared, &heard)
 }
 
+/// Takes records off what an answer may have.
+fn spend(budget: &mut usize, bytes: usize) -> Result<(), Trouble> {
+    *budget = budget.checked_sub(bytes).ok_or(Trouble::Apart("large_result"))?;
+    Ok(())
+}
+
 /// The answers to RUN and PULL or DISCARD: what they give, or the FAILURE that one of them got. Reads no further than one record past
 /// `most`.
 pub(crate) async fn own_answer(
     connection: &mut Connection,
     shared: &Shared,
-    mut budget: usize,
+    budget: &mut usize,
     most: u64,
 ) -> Result<Result<Given, Bytes>, Trouble> {
     let mut given = Given::default();
-    match next_summary(connection, shared, budget).await? {
+    match next_summary(connection, shared, *budget).await? {
         Ok(run) => given.run = run,
         Err(failure) => return Ok(Err(failure)),
     }
     loop {
-        let heard = hear(connection, shared, budget).await?;
+        let heard = hear(connection, shared, *budget).await?;
         if heard.tag != Tag::RECORD {
             return Ok(take_summary(connection, shared, &heard)?.map(|summary| {
                 given.summary = summary;
@@ -272,7 +278,7 @@ pub(crate) async fn own_answer(
         given.records.put_slice(connection.inbuf.get(..heard.extent.wire).unwrap_or_default());
         given.rows += 1;
         connection.inbuf.advance(heard.extent.wire);
-        budget = budget.checked_sub(heard.extent.wire).ok_or(Trouble::Apart("large_result"))?;
+        spend(budget, heard.extent.wire)?;
         if given.rows > most {
             return Ok(Ok(given));
         }
@@ -339,20 +345,6 @@ impl Transaction<'_> {
         });
     }
 
-    /// Waits for the next message; the caller takes it away.
-    async fn hear(&mut self, connection: &mut Connection) -> Result<Heard, Trouble> {
-        hear(connection, self.shared, self.budget).await
-    }
-
-    /// Takes a summary away: its metadata, or the whole FAILURE.
-    fn take_summary(
-        &self,
-        connection: &mut Connection,
-        heard: &Heard,
-    ) -> Result<Result<Bytes, Bytes>, Trouble> {
-        take_summary(connection, self.shared, heard)
-    }
-
     /// The next message, which must be a summary.
     async fn summary(&mut self, connection: &mut Connection) -> Result<Result<Bytes, Bytes>, Trouble> {
         next_summary(connection, self.shared, self.budget).await
@@ -363,29 +355,21 @@ impl Transaction<'_> {
         let at = segment.range.start;
         let member = self.plan.members.get(at).ok_or(Trouble::Apart("empty"))?;
         let most = u64::try_from(member.write.records).unwrap_or(u64::MAX);
-        let given = match own_answer(connection, self.shared, self.budget, most).await? {
+        let given = match own_answer(connection, self.shared, &mut self.budget, most).await? {
             Ok(given) => given,
             Err(failure) => return Err(Trouble::of(&failure, Some(at..at + 1))),
         };
         if given.rows > most {
-            self.unsuited(member, "more_records_than_pulled");
+            self.place.lane().knowledge(&member.write.statement, |knowledge| {
+                knowledge.leave_alone("more_records_than_pulled");
+            });
             return Err(Trouble::Guilty(at));
         }
-        self.spend(given.records.len())?;
         let records = given.rows > 0;
         self.place.lane().knowledge(&member.write.statement, |knowledge| {
             knowledge.learn(&given.run, &given.summary, records);
         });
         Ok(given)
-    }
-
-    fn spend(&mut self, bytes: usize) -> Result<(), Trouble> {
-        self.budget = self.budget.checked_sub(bytes).ok_or(Trouble::Apart("large_result"))?;
-        Ok(())
-    }
-
-    fn unsuited(&self, member: &Member, why: &'static str) {
-        self.place.lane().knowledge(&member.write.statement, |knowledge| knowledge.leave_alone(why));
     }
 
     /// The answers to a shape's statement, given to its members and checked.
@@ -407,9 +391,9 @@ impl Transaction<'_> {
             if unknown { mismatch("syntax") } else { suspects(failure) }
         })?;
         let summary = loop {
-            let heard = self.hear(connection).await?;
+            let heard = hear(connection, self.shared, self.budget).await?;
             if heard.tag != Tag::RECORD {
-                break self.take_summary(connection, &heard)?.map_err(suspects)?;
+                break take_summary(connection, self.shared, &heard)?.map_err(suspects)?;
             }
             let mut scratch = BytesMut::new();
             let payload = chunk::payload(&connection.inbuf, heard.extent, &mut scratch);
@@ -430,7 +414,7 @@ impl Transaction<'_> {
                 return Err(mismatch("more_records_than_pulled"));
             }
             connection.inbuf.advance(heard.extent.wire);
-            self.spend(heard.extent.wire)?;
+            spend(&mut self.budget, heard.extent.wire)?;
         };
         let run = MapView::parse(&run).unwrap_or(MapView::EMPTY);
         let summary = MapView::parse(&summary).unwrap_or(MapView::EMPTY);
@@ -577,11 +561,7 @@ fn settle(
     took: Vec<Duration>,
     bookmark: Option<&str>,
 ) {
-    let lane = place.lane();
-    if let Some(bookmark) = bookmark {
-        lane.reached(bookmark);
-    }
-    account(place, &plan, &took);
+    account(place, &plan, &took, bookmark);
     for (member, given) in plan.members.into_iter().zip(given) {
         send(
             member,
@@ -590,8 +570,11 @@ fn settle(
     }
 }
 
-/// What a committed batch adds to the metrics and to what is known of its texts.
-pub(super) fn account(place: &Place, plan: &Plan, took: &[Duration]) {
+/// What a committed batch adds to the metrics and to what is known of its lane and texts.
+pub(super) fn account(place: &Place, plan: &Plan, took: &[Duration], bookmark: Option<&str>) {
+    if let Some(bookmark) = bookmark {
+        place.lane().reached(bookmark);
+    }
     let metrics = &place.shared().metrics.coalesce;
     metrics.batch_size.observe(plan.members.len() as f64);
     let mut ways: Vec<&'static str> = Vec::new();

@@ -60,7 +60,7 @@ impl Deferred {
 fn queue_own(connection: &mut Connection, run: impl FnOnce(&mut bytes::BytesMut)) {
     connection.queue_with(Tag::RUN, true, run);
     // Nobody wants the rows.
-    connection.queue_with(Tag::DISCARD, true, |out| put_fetch(Tag::DISCARD, -1, out));
+    connection.queue_with(Tag::DISCARD, true, |out| put_fetch(Tag::DISCARD, out));
 }
 
 /// How many writes at the start can be one statement.

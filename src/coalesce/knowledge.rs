@@ -120,7 +120,7 @@ impl Measure {
 impl Knowledge {
     /// True if a run of its own would teach what is not known yet, or keeps what is known fresh.
     pub(crate) fn wants_lesson(&self) -> bool {
-        self.run.is_none() || self.summaries.iter().all(Option::is_none) || self.lessons % 64 < 2
+        !self.knows_answers() || self.lessons % 64 < 2
     }
 
     /// A run of its own, with the lane's turn, took so long.
@@ -254,13 +254,12 @@ impl Knowledge {
 
     /// Why a request of this text is not to join a batch now.
     pub(crate) fn objection(&self, statement: &Statement) -> Option<&'static str> {
-        let shaped = statement.is_shaped();
         if let Some((why, since)) = self.unsuitable
             && since.elapsed() < LEFT_ALONE
         {
             return Some(why);
         }
-        if shaped {
+        if statement.is_shaped() {
             return None;
         }
         match &self.run {

@@ -236,9 +236,7 @@ impl Place {
         let most = self.shared.config.load().coalesce.max_batch_size;
         self.lane.state.lock().pace.measured(rows, self.allowed, took, most);
     }
-}
 
-impl Place {
     /// The batch waits for the COMMITs of its members: others that cannot conflict may go.
     pub(super) fn holds(&self) {
         let mut state = self.lane.state.lock();
@@ -323,8 +321,7 @@ impl Lane {
     fn dispatch(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) {
         let config = shared.config.load();
         let coalesce = &config.coalesce;
-        let allowed =
-            state.pace.rows(coalesce.batch_size.min(coalesce.max_batch_size), coalesce.max_batch_size);
+        let allowed = state.pace.rows(coalesce.batch_size, coalesce.max_batch_size);
         loop {
             if state.queue.is_empty() {
                 return;

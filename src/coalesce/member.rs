@@ -53,6 +53,11 @@ const CLAIMED: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
 impl Claim {
+    /// A claim on what cannot be taken back any more.
+    pub(crate) fn taken() -> Self {
+        Self(AtomicU8::new(CLAIMED))
+    }
+
     /// The batch takes it; false if the client took it back.
     pub(super) fn claim(&self) -> bool {
         self.move_to(CLAIMED)

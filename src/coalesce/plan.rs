@@ -81,27 +81,27 @@ impl Plan {
         for segment in &self.segments {
             let Some(members) = self.members.get(segment.range.clone()) else { continue };
             let Some(first) = members.first() else { continue };
-            let (fetch, everything) = if segment.derived {
+            let fetch = if segment.derived {
                 connection.queue_with(Tag::RUN, false, |out| {
-                    put_rows(members.iter().map(|member| &member.write), out)
+                    put_rows(members.iter().map(|member| &member.write), out);
                 });
-                (Tag::PULL, -1)
+                Tag::PULL
             } else {
                 connection.queue_with(Tag::RUN, false, |out| put_run(&first.write, out));
-                (first.write.fetch, -1)
+                first.write.fetch
             };
-            connection.queue_with(fetch, false, |out| put_fetch(fetch, everything, out));
+            connection.queue_with(fetch, false, |out| put_fetch(fetch, out));
         }
     }
 }
 
-/// PULL or DISCARD.
-pub(super) fn put_fetch(fetch: Tag, records: i64, out: &mut BytesMut) {
+/// PULL or DISCARD of everything.
+pub(super) fn put_fetch(fetch: Tag, out: &mut BytesMut) {
     chunk::put_message(out, |out| {
         encode::struct_header(fetch.0, 1, out);
         encode::map_header(1, out);
         encode::string("n", out);
-        encode::integer(records, out);
+        encode::integer(-1, out);
     });
 }
 

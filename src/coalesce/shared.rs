@@ -245,10 +245,7 @@ async fn settle(
     drop_or_discard(lease, &answer);
     let outcome: Box<dyn Fn() -> Outcome + Send> = match answer {
         Ok(bookmark) => {
-            if let Some(bookmark) = &bookmark {
-                place.lane().reached(bookmark);
-            }
-            account(place, plan, &took);
+            account(place, plan, &took, bookmark.as_deref());
             for member in &plan.members {
                 place.lane().knowledge(&member.write.statement, |knowledge| knowledge.stood_alone());
             }

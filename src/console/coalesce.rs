@@ -2,7 +2,7 @@
 
 use bolt_wire::packstream::Value;
 
-use super::procedures::{Procedure, column};
+use super::procedures::{Column, Procedure, column};
 use crate::coalesce::{LaneReport, TextReport};
 
 /// Rows of one answer.
@@ -10,16 +10,18 @@ const ROWS: usize = 1000;
 /// Characters of a text that are shown.
 const TEXT: usize = 200;
 
+const DATABASE: Column = column(
+    "database",
+    "STRING",
+    "the database; null = the user's home database, whose name Neo4j has not told",
+);
+
 /// `sidebolt.coalesce()`.
 pub(super) const TEXTS: Procedure = Procedure {
     name: "sidebolt.coalesce",
     arguments: &[],
     columns: &[
-        column(
-            "database",
-            "STRING",
-            "the database; null = the user's home database, whose name Neo4j has not told",
-        ),
+        DATABASE,
         column("text", "STRING", "the statement's first 200 characters"),
         column("shape", "STRING", "the known form that it has; null = none"),
         column(
@@ -61,11 +63,7 @@ pub(super) const LANES: Procedure = Procedure {
     name: "sidebolt.coalesce.lanes",
     arguments: &[],
     columns: &[
-        column(
-            "database",
-            "STRING",
-            "the database; null = the user's home database, whose name Neo4j has not told",
-        ),
+        DATABASE,
         column("user", "STRING", "the user, if it is who asks; null = another"),
         column("managed", "BOOLEAN", "of transactions that clients begin and end themselves"),
         column("waiting", "INTEGER", "writes that wait for a batch"),

@@ -77,8 +77,7 @@ impl Session {
     /// The answers to a deferred write: no records, and no counters rather than invented ones.
     fn answer_deferred(&mut self, number: i64) {
         for tag in [Tag::RUN, Tag::PULL] {
-            self.machine.forwarded(tag);
-            self.machine.answered(Outcome::DONE);
+            self.machine.answered_here(tag, Outcome::DONE);
         }
         let version = self.version();
         let mut run = BytesMut::new();

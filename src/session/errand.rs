@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::filter::inherited_keys;
 use super::{End, Session, Shared, Step};
 use crate::coalesce::{Bookmark, Lane, LaneKey, Reply, Submitted, Turn, Waiting, Write};
-use crate::statement::{Class, Statement, Way};
+use crate::statement::{Class, Shape, Statement, Way};
 use crate::upstream::{Access, Need};
 
 /// A write that its session runs itself, and what group commit learns from it.
@@ -123,25 +123,20 @@ impl Session {
 
     /// Looks at the RUN at the start of `inbuf`: is it a write that a group can carry, and is all of it here?
     fn candidate(&mut self, extent: Extent) -> Option<Candidate> {
-        let shared = Arc::clone(&self.shared);
-        let config = shared.config.load();
-        let config = &config.coalesce;
-        if !config.enabled || extent.payload > config.max_parameters {
+        if !self.shared.config.load().coalesce.enabled {
             return None;
         }
-        let rest = self.inbuf.get(extent.wire..)?;
-        let (behind, fetch, records) = fetch(rest)?;
-        let mut scratch = BytesMut::new();
-        let payload = chunk::payload(&self.inbuf, extent, &mut scratch);
-        let run = Run::parse(payload).ok()?;
-        MapView::parse(run.parameters).ok()?;
-        let statement = shared.coalescer.statements.get(run.text);
-        let Class::Write { shape } = &statement.class else { return None };
-        let key = shape.as_ref().ok().and_then(|shape| Write::row_key(&statement, shape, run.parameters));
-        let parameters = Bytes::copy_from_slice(run.parameters);
-        let (lane, bookmarked) = self.carrying_lane(Tag::RUN, extent, false)?;
-        let write = Write { statement, parameters, fetch, records, bookmarked, key };
-        Some(Candidate { lane, write, wire: extent.wire + behind })
+        let mut begin = std::mem::take(&mut self.scratch);
+        begin.clear();
+        let mut bookmarks = None;
+        let asked = asked(&self.shared, &self.inbuf, extent, |_, run, _| {
+            bookmarks = carried(&run.extra, &mut begin);
+            bookmarks.is_some()
+        });
+        let lane = self.reached_lane(begin, bookmarks, false);
+        let ((mut write, wire), (lane, bookmarked)) = asked.zip(lane)?;
+        write.bookmarked = bookmarked;
+        Some(Candidate { lane, write, wire })
     }
 
     /// Looks at the RUN of a held transaction: may it run in a shared one? With the bytes of its two messages.
@@ -152,38 +147,35 @@ impl Session {
         announced: bool,
         bookmarked: bool,
     ) -> Option<(Write, usize)> {
-        if extent.payload > self.shared.config.load().coalesce.max_parameters {
-            return None;
-        }
-        let (behind, fetch, records) = fetch(self.inbuf.get(extent.wire..)?)?;
-        let mut scratch = BytesMut::new();
-        let run = Run::parse(chunk::payload(&self.inbuf, extent, &mut scratch)).ok()?;
-        let statement = self.shared.coalescer.statements.get(run.text);
-        let Class::Write { shape: Ok(shape) } = &statement.class else { return None };
-        if fetch != Tag::PULL || !run.extra.is_empty() || shape.way != Way::Unwind {
-            return None;
-        }
-        let key = Some(Write::row_key(&statement, shape, run.parameters)?);
-        let suits = lane.knowledge(&statement, |knowledge| {
-            knowledge.objection(&statement).is_none() && knowledge.stands_alone(announced)
+        let (mut write, wire) = asked(&self.shared, &self.inbuf, extent, |shape, run, fetch| {
+            fetch == Tag::PULL && run.extra.is_empty() && shape.is_some_and(|shape| shape.way == Way::Unwind)
+        })?;
+        write.key.as_ref()?;
+        write.bookmarked = bookmarked;
+        let statement = &write.statement;
+        let suits = lane.knowledge(statement, |knowledge| {
+            knowledge.objection(statement).is_none() && knowledge.stands_alone(announced)
         });
-        let parameters = Bytes::copy_from_slice(run.parameters);
-        let write = Write { statement, parameters, fetch, records, bookmarked, key };
-        suits.then_some((write, extent.wire + behind))
+        suits.then_some((write, wire))
     }
 
-    /// The lane for a RUN or BEGIN with this metadata; none if a group cannot carry it, or if it waits for bookmarks that may not be reached.
-    pub(super) fn carrying_lane(
-        &mut self,
-        tag: Tag,
-        extent: Extent,
-        managed: bool,
-    ) -> Option<(Arc<Lane>, bool)> {
+    /// The lane for the BEGIN at the start of `inbuf`, and whether it waits for bookmarks; none if a group cannot carry it.
+    pub(super) fn carrying_lane(&mut self, extent: Extent) -> Option<(Arc<Lane>, bool)> {
         let mut begin = std::mem::take(&mut self.scratch);
         begin.clear();
         let mut joined = BytesMut::new();
         let payload = chunk::payload(&self.inbuf, extent, &mut joined);
-        let bookmarks = carried(tag, payload, &mut begin);
+        let bookmarks = Begin::parse(payload).ok().and_then(|message| carried(&message.extra, &mut begin));
+        self.reached_lane(begin, bookmarks, true)
+    }
+
+    /// The lane of what `carried` has read; none if it waits for bookmarks that may not be reached. Keeps the buffer.
+    fn reached_lane(
+        &mut self,
+        begin: BytesMut,
+        bookmarks: Option<Vec<Bookmark>>,
+        managed: bool,
+    ) -> Option<(Arc<Lane>, bool)> {
         let lane = bookmarks.as_ref().and_then(|_| self.lane_for(&begin, managed));
         self.scratch = begin;
         let (lane, bookmarks) = (lane?, bookmarks?);
@@ -320,18 +312,34 @@ impl Errand {
 /// The RUN and PULL at the start of `buf` as a write that may be deferred: one of a known shape that answers no records. With the bytes
 /// of its two messages.
 pub(super) fn deferrable(shared: &Shared, buf: &[u8], extent: Extent) -> Option<(Write, usize)> {
+    let asked = asked(shared, buf, extent, |shape, run, _| {
+        run.extra.is_empty() && shape.is_some_and(|shape| shape.columns.is_empty())
+    });
+    asked.filter(|(write, _)| write.key.is_some())
+}
+
+/// The RUN at the start of `buf` and the PULL or DISCARD behind it as a write, if it is one of those that are wanted. With the bytes of its
+/// two messages.
+fn asked(
+    shared: &Shared,
+    buf: &[u8],
+    extent: Extent,
+    wanted: impl FnOnce(Option<&Shape>, &Run<'_>, Tag) -> bool,
+) -> Option<(Write, usize)> {
     if extent.payload > shared.config.load().coalesce.max_parameters {
         return None;
     }
     let (behind, fetch, records) = fetch(buf.get(extent.wire..)?)?;
     let mut scratch = BytesMut::new();
     let run = Run::parse(chunk::payload(buf, extent, &mut scratch)).ok()?;
+    MapView::parse(run.parameters).ok()?;
     let statement = shared.coalescer.statements.get(run.text);
-    let Class::Write { shape: Ok(shape) } = &statement.class else { return None };
-    if !shape.columns.is_empty() || !run.extra.is_empty() {
+    let Class::Write { shape } = &statement.class else { return None };
+    let shape = shape.as_deref().ok();
+    if !wanted(shape, &run, fetch) {
         return None;
     }
-    let key = Some(Write::row_key(&statement, shape, run.parameters)?);
+    let key = shape.and_then(|shape| Write::row_key(&statement, shape, run.parameters));
     let parameters = Bytes::copy_from_slice(run.parameters);
     let write = Write { statement, parameters, fetch, records, bookmarked: false, key };
     Some((write, extent.wire + behind))
@@ -358,17 +366,13 @@ fn fetch(buf: &[u8]) -> Option<(usize, Tag, i64)> {
 }
 
 /// Appends the metadata of a RUN or BEGIN without its bookmarks, and gives those; none if a group cannot carry it.
-fn carried(tag: Tag, payload: &[u8], out: &mut BytesMut) -> Option<Vec<Bookmark>> {
-    let extra = match tag {
-        Tag::RUN => Run::parse(payload).ok()?.extra,
-        _ => Begin::parse(payload).ok()?.extra,
-    };
+fn carried(extra: &MapView<'_>, out: &mut BytesMut) -> Option<Vec<Bookmark>> {
     let known = |name: &str| CARRIED.contains(&name) || name.starts_with("notifications_");
     if extra.string("mode") == Some("r") || extra.iter().any(|(name, _)| !known(name)) {
         return None;
     }
-    MapEdit::removing(&["bookmarks"]).apply(&extra, out);
-    bookmarks(&extra)
+    MapEdit::removing(&["bookmarks"]).apply(extra, out);
+    bookmarks(extra)
 }
 
 /// The bookmarks of a request; none if they are not of the usual form.

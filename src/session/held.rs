@@ -15,7 +15,7 @@ use super::errand::{Errand, Joined};
 use super::filter::inherited_keys;
 use super::requests::{Leased, Message};
 use super::{End, Session, Step};
-use crate::coalesce::{Ballot, Lane, Outcome, Share, Submitted, next_summary, own_answer};
+use crate::coalesce::{Ballot, Claim, Lane, Outcome, Share, Submitted, next_summary, own_answer};
 use crate::failure::Refusal;
 use crate::statement::Statement;
 
@@ -74,7 +74,7 @@ impl Session {
             let config = self.shared.config.load();
             config.coalesce.enabled && config.coalesce.managed
         };
-        let lane = if on { self.carrying_lane(Tag::BEGIN, message.extent, true) } else { None };
+        let lane = if on { self.carrying_lane(message.extent) } else { None };
         let Some((lane, bookmarked)) = lane else { return Begun::Relay(None) };
         let Some(begun) = lane.begun().filter(|_| lane.holds() && self.goes_on_joinably(message)) else {
             return Begun::Relay(Some(self.place(Errand::of_transaction(lane, None))));
@@ -89,8 +89,7 @@ impl Session {
         self.held = Some(Box::new(Held { lane, begin, announced, bookmarked, written: None }));
         self.begin_exchange(Tag::BEGIN);
         self.inbuf.advance(message.extent.wire);
-        self.machine.forwarded(Tag::BEGIN);
-        self.machine.answered(Ended::DONE);
+        self.machine.answered_here(Tag::BEGIN, Ended::DONE);
         self.put_success(&begun);
         Begun::Held
     }
@@ -115,8 +114,7 @@ impl Session {
             Tag::RESET => {
                 self.inbuf.advance(message.extent.wire);
                 (0..std::mem::take(&mut self.overtaken)).for_each(|_| self.put_ignored());
-                self.machine.forwarded(Tag::RESET);
-                self.machine.answered(Ended::DONE);
+                self.machine.answered_here(Tag::RESET, Ended::DONE);
                 self.put_success(&[0xA0]);
                 self.count_held(false, true);
                 Ok(true)
@@ -147,8 +145,7 @@ impl Session {
 
     /// SUCCESS for what ends the transaction.
     pub(super) fn answer_end(&mut self, tag: Tag, meta: &[u8]) {
-        self.machine.forwarded(tag);
-        self.machine.answered(Ended::DONE);
+        self.machine.answered_here(tag, Ended::DONE);
         self.put_success(meta);
         self.count_held(false, false);
     }
@@ -184,8 +181,7 @@ impl Session {
             Reply::Given(share) => {
                 let Share { answer, comparable, ballot } = *share;
                 for tag in [Tag::RUN, Tag::PULL] {
-                    self.machine.forwarded(tag);
-                    self.machine.answered(Ended::DONE);
+                    self.machine.answered_here(tag, Ended::DONE);
                 }
                 self.own_answers().put_slice(&answer);
                 self.inbuf.advance(wire);
@@ -209,9 +205,7 @@ impl Session {
         };
         ballot.commit();
         // A RESET that comes now is too late: it is answered after COMMIT.
-        let late = crate::coalesce::Claim::default();
-        late.withdraw();
-        let outcome = self.wait_for(ballot.outcome(), Some(&late)).await?;
+        let outcome = self.wait_for(ballot.outcome(), Some(&Claim::taken())).await?;
         let failure = match outcome.unwrap_or(Outcome::Unknown) {
             Outcome::Committed(bookmark) => {
                 self.inbuf.advance(message.extent.wire);
@@ -242,16 +236,10 @@ impl Session {
     /// FAILURE for the message at the start of `inbuf`: Neo4j's own, or that the transaction is outdated.
     fn fail_held(&mut self, message: Message, failure: Option<&[u8]>) {
         self.inbuf.advance(message.extent.wire);
-        self.machine.forwarded(message.tag);
-        self.machine.answered(Ended::Failure);
+        self.machine.answered_here(message.tag, Ended::Failure);
         match failure {
             Some(failure) => self.put_answer(|out| out.put_slice(failure)),
-            None => {
-                let refusal = Refusal::Outdated;
-                self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
-                let version = self.version();
-                refusal.to_failure().write(version, self.own_answers());
-            }
+            None => self.put_refusal(&Refusal::Outdated),
         }
         self.count_held(true, false);
     }
@@ -305,15 +293,14 @@ impl Session {
                 Err(_) => return Err(()),
             }
             let Some(comparable) = comparable else { return Ok(None) };
-            match own_answer(connection, &shared, most, u64::MAX).await {
+            let mut budget = most;
+            match own_answer(connection, &shared, &mut budget, u64::MAX).await {
                 Ok(Ok(given)) if given.comparable() == comparable => Ok(None),
                 Ok(_) => Ok(Some(None)),
                 Err(_) => Err(()),
             }
         };
-        let never = crate::coalesce::Claim::default();
-        never.withdraw();
-        let begun = self.wait_for(tokio::time::timeout(limit, work), Some(&never)).await?;
+        let begun = self.wait_for(tokio::time::timeout(limit, work), Some(&Claim::taken())).await?;
         match begun {
             Some(Ok(Ok(None))) => {
                 self.adopt(lease);

@@ -6,8 +6,8 @@ use bolt_wire::message::{Begin, Run};
 use bolt_wire::packstream::{MapEdit, MapView};
 use bytes::{BufMut, BytesMut};
 
+use super::Session;
 use super::requests::Message;
-use super::{Session, Step};
 use crate::failure::Refusal;
 
 /// The key of transaction metadata that is Sidebolt's.
@@ -34,7 +34,7 @@ pub(super) enum CoalesceHint {
 impl Session {
     /// Reads the hints of the RUN or BEGIN at the start of `inbuf` and takes them out of it. `None` if they were refused, which the client
     /// was told.
-    pub(super) fn take_hints(&mut self, message: Message) -> Step<Option<Message>> {
+    pub(super) fn take_hints(&mut self, message: Message) -> Option<Message> {
         self.hints = Hints::default();
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
@@ -42,14 +42,14 @@ impl Session {
             Tag::RUN => Run::parse(payload).map(|run| run.extra),
             _ => Begin::parse(payload).map(|begin| begin.extra),
         };
-        let Ok(extra) = extra else { return Ok(Some(message)) };
-        let Some(metadata) = extra.map("tx_metadata") else { return Ok(Some(message)) };
-        let Some(hints) = metadata.get(KEY) else { return Ok(Some(message)) };
+        let Ok(extra) = extra else { return Some(message) };
+        let Some(metadata) = extra.map("tx_metadata") else { return Some(message) };
+        let Some(hints) = metadata.get(KEY) else { return Some(message) };
         let hints = match read(hints) {
             Ok(hints) => hints,
             Err(found) => {
                 self.refuse_message(&Refusal::Hint { found }, message);
-                return Ok(None);
+                return None;
             }
         };
         let mut edit = MapEdit::removing(&["tx_metadata"]);
@@ -71,11 +71,11 @@ impl Session {
         });
         changed.put_slice(self.inbuf.get(message.extent.wire..).unwrap_or_default());
         let Found::Message(extent) = MessageScanner::default().scan(&changed) else {
-            return Ok(Some(message));
+            return Some(message);
         };
         *self.inbuf = changed;
         self.hints = hints;
-        Ok(Some(Message { extent, ..message }))
+        Some(Message { extent, ..message })
     }
 }
 

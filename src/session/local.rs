@@ -90,8 +90,7 @@ impl Session {
             Tag::RESET if !in_transaction => {
                 self.inbuf.advance(message.extent.wire);
                 (0..std::mem::take(&mut self.overtaken)).for_each(|_| self.put_ignored());
-                self.machine.forwarded(Tag::RESET);
-                self.machine.answered(Outcome::DONE);
+                self.machine.answered_here(Tag::RESET, Outcome::DONE);
                 self.put_success(&[0xA0]);
                 self.end_local(false, true);
                 Ok(Taken::Done)

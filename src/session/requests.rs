@@ -153,7 +153,7 @@ impl Session {
         }
         let mut errand = None;
         let message = match message.tag {
-            Tag::RUN | Tag::BEGIN => match self.take_hints(message)? {
+            Tag::RUN | Tag::BEGIN => match self.take_hints(message) {
                 Some(message) => message,
                 None => return Ok(true),
             },
@@ -340,11 +340,16 @@ impl Session {
 
     /// A FAILURE of Sidebolt's own for the message at the start of `inbuf`; the connection stays.
     fn refuse(&mut self, refusal: &Refusal) {
+        self.put_refusal(refusal);
+        self.machine.refused();
+    }
+
+    /// Own answer: the FAILURE of a refusal.
+    pub(super) fn put_refusal(&mut self, refusal: &Refusal) {
         self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
         tracing::debug!(session = self.registration.id, %refusal, "A request was refused.");
         let version = self.version();
         refusal.to_failure().write(version, self.own_answers());
-        self.machine.refused();
     }
 
     /// TELEMETRY: answered here; told upstream with the next request if the server wants to know.

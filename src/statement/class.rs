@@ -100,17 +100,8 @@ fn is_concurrent(tokens: &Tokens<'_>, at: usize) -> bool {
 
 /// A command stands before another word, a name or a parameter; a variable of that name does not.
 fn is_command(tokens: &Tokens<'_>, at: usize) -> bool {
-    matches!(
-        tokens.kind(at + 1),
-        Some(
-            TokenKind::Keyword(_)
-                | TokenKind::Identifier
-                | TokenKind::EscapedIdentifier
-                | TokenKind::Parameter
-                | TokenKind::Dollar
-                | TokenKind::String
-        )
-    )
+    let next = tokens.kind(at + 1);
+    begins_name(next) || next == Some(TokenKind::String)
 }
 
 /// True behind what wants an operand: the word there is a variable, not a clause.
@@ -140,6 +131,11 @@ fn is_operand(before: Option<TokenKind>) -> bool {
 
 /// What may follow SET, REMOVE and DELETE: a variable, an expression in brackets, a parameter.
 fn begins_operand(next: Option<TokenKind>) -> bool {
+    begins_name(next) || next == Some(TokenKind::LeftParen)
+}
+
+/// The beginning of a word, a name or a parameter.
+fn begins_name(next: Option<TokenKind>) -> bool {
     matches!(
         next,
         Some(
@@ -148,7 +144,6 @@ fn begins_operand(next: Option<TokenKind>) -> bool {
                 | TokenKind::EscapedIdentifier
                 | TokenKind::Parameter
                 | TokenKind::Dollar
-                | TokenKind::LeftParen
         )
     )
 }
