@@ -56,10 +56,8 @@ impl Session {
             if let Poll::Ready(read) = connection.poll_fill(cx, &self.shared.buffers) {
                 return Poll::Ready(read.map(|_| Event::Upstream).map_err(|_| End::UpstreamLost));
             }
-            let sent = match connection.poll_flush(cx) {
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::UpstreamLost)),
-                sent => sent.is_ready(),
-            };
+            // A server that has closed may have said why: its last words come first, and behind them the end.
+            let sent = matches!(connection.poll_flush(cx), Poll::Ready(Ok(())));
             if room
                 && sent
                 && let Poll::Ready(read) = self.poll_client(cx)

@@ -79,6 +79,8 @@ fn documented(name: &str) -> Option<&'static str> {
 
 /// How often a transcript is played until both sides showed the same.
 const RACES: usize = 60;
+/// How often one transcript may be cut short before that counts.
+const LOSSES: usize = 3;
 
 macro_rules! versions {
     ($($name:ident: $line:ident $major:literal, $minor:literal;)*) => {
@@ -180,6 +182,7 @@ async fn clean(neo4j: &Neo4j, label: &str) {
 
 /// What both sides answered. Servers race with themselves too (a close overtakes a FAILURE, a RESET is late): what came through
 /// Sidebolt must then be something that the server itself is seen to do; where a transcript is a race by design, one of several runs.
+/// So it is, a few times, where an answer was missing because the connection was closed: Neo4j may have closed its own.
 async fn both(
     neo4j: &Neo4j,
     label: &str,
@@ -191,14 +194,30 @@ async fn both(
     let tries = if documented(&transcript.name).is_some() { 1 } else { RACES };
     for _ in 0..tries {
         theirs.push(play_clean(transcript, direct, neo4j, label).await);
-        if ours.is_empty() || transcript.race {
+        if ours.is_empty() || transcript.race || (ours.len() <= LOSSES && cut_short(&ours, &theirs)) {
             ours.push(play_clean(transcript, proxied, neo4j, label).await);
         }
         if let Some(seen) = ours.iter().find(|seen| theirs.contains(seen)) {
+            if ours.len() > 1 && !transcript.race {
+                eprintln!(
+                    "transparency: {}: cut short {} times, then equal",
+                    transcript.name,
+                    ours.len() - 1
+                );
+            }
             return (seen.clone(), seen.clone());
         }
     }
     (theirs.swap_remove(0), ours.swap_remove(0))
+}
+
+/// True if what came through Sidebolt is the beginning of the direct answers, and then a close.
+fn cut_short(ours: &[Vec<Answer>], theirs: &[Vec<Answer>]) -> bool {
+    let is_cut = |seen: &Vec<Answer>| match seen.split_last() {
+        Some((Answer::Closed, before)) => theirs.iter().any(|direct| direct.starts_with(before)),
+        _ => false,
+    };
+    ours.iter().all(is_cut)
 }
 
 async fn play_clean(transcript: &Transcript, address: SocketAddr, neo4j: &Neo4j, label: &str) -> Vec<Answer> {
