@@ -53,14 +53,16 @@ pub(crate) async fn play(endpoint: Endpoint, script: Script) -> Seen {
     seen
 }
 
-/// Of a transaction whose writes may be answered early: the first failure wherever it is told, or what was read, and the end.
+/// Of a transaction whose writes may be answered early: the failure's code wherever it is told (where several writes would fail, a batch
+/// may meet another one first), or what was read, and the end.
 fn what_stays(unit: &Unit, lines: &[String]) -> Vec<String> {
     if matches!(unit.steps.last(), Some(Step::Burst(asks)) if matches!(asks[..], [Ask::Rollback])) {
         // Nobody will know what would have failed.
         return Vec::new();
     }
     if let Some((_, failure)) = lines.iter().find_map(|line| line.split_once("FAILURE ")) {
-        return vec![format!("FAILURE {failure}")];
+        let code = failure.find("Neo.").and_then(|at| failure[at..].split('"').next());
+        return vec![format!("FAILURE {}", code.unwrap_or(failure))];
     }
     let stays = |line: &&String| ["COMMIT", "ROLLBACK", "closed"].iter().any(|word| line.starts_with(word));
     lines.iter().filter(|line| line.contains("type: \"r\"") || stays(line)).cloned().collect()
