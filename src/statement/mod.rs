@@ -3,6 +3,7 @@
 mod batch;
 mod class;
 mod count;
+mod footprint;
 mod form;
 mod pattern;
 mod read;
@@ -17,8 +18,11 @@ mod real_neo4j;
 #[cfg(test)]
 mod tests;
 
+#[allow(unused_imports)] // For the cache.
+pub(crate) use footprint::{Footprint, Mark};
 pub(crate) use shape::{Amount, Counter, Kind, Operand, Requirement, Shape, Way, When};
 
+use self::footprint::{Effects, Writes};
 use self::tokens::Tokens;
 
 pub(crate) use table::Statements;
@@ -27,6 +31,7 @@ pub(crate) use table::Statements;
 const LONGEST: usize = 64 << 10;
 
 /// A text and what is known of it.
+#[allow(dead_code)] // For the cache.
 #[derive(Debug)]
 pub(crate) struct Statement {
     /// The text, byte for byte.
@@ -35,6 +40,14 @@ pub(crate) struct Statement {
     pub(crate) parameters: Box<[Box<str>]>,
     /// What it may do.
     pub(crate) class: Class,
+    /// True if it surely changes nothing, on whatever data.
+    pub(crate) reads_only: bool,
+    /// Whether an answer may be kept while the data that it depends on stay what they are, or why not.
+    pub(crate) cacheable: Result<(), &'static str>,
+    /// What its answer depends on.
+    pub(crate) reads: Footprint,
+    /// What it may change.
+    writes: Writes,
 }
 
 /// What a text may do, as far as it can be told without running it.
@@ -55,20 +68,28 @@ impl Statement {
         matches!(&self.class, Class::Write { shape: Ok(_) })
     }
 
+    /// What a request with these parameters (a PackStream map) may change.
+    #[allow(dead_code)] // For the cache.
+    pub(crate) fn touches(&self, parameters: &[u8]) -> Footprint {
+        self.writes.with(parameters)
+    }
+
     /// Looks into a text.
     pub(crate) fn parse(text: &str) -> Self {
         if text.len() > LONGEST {
-            return Self {
-                text: text.into(),
-                parameters: Box::default(),
-                class: Class::Other("it is too long"),
-            };
+            let reason = "it is too long";
+            return Self::of(text, Box::default(), Class::Other(reason), Effects::unknown(reason));
         }
         let tokens = Tokens::of(text);
         let class = match class::judge(&tokens) {
             Ok(()) => Class::Write { shape: recognise::recognise(text, &tokens) },
             Err(reason) => Class::Other(reason),
         };
-        Self { text: text.into(), parameters: tokens.parameters(), class }
+        Self::of(text, tokens.parameters(), class, Effects::of(text, &tokens))
+    }
+
+    fn of(text: &str, parameters: Box<[Box<str>]>, class: Class, effects: Effects) -> Self {
+        let Effects { reads_only, cacheable, reads, writes } = effects;
+        Self { text: text.into(), parameters, class, reads_only, cacheable, reads, writes }
     }
 }

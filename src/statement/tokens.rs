@@ -40,6 +40,14 @@ impl<'t> Tokens<'t> {
         self.list.get(at).and_then(|token| token.text(self.text)).unwrap_or_default()
     }
 
+    /// Where a token begins in the text; behind the last one, where that ends.
+    pub(super) fn start(&self, at: usize) -> usize {
+        match self.list.get(at) {
+            Some(token) => token.span.start,
+            None => self.list.last().map_or(0, |token| token.span.end),
+        }
+    }
+
     /// A word that is not in back-ticks, be it a keyword or a name.
     pub(super) fn is_word(&self, at: usize) -> bool {
         matches!(self.kind(at), Some(TokenKind::Keyword(_) | TokenKind::Identifier))
