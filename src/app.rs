@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::buffers::Buffers;
+use crate::cache::Cache;
 use crate::coalesce::Coalescer;
 use crate::config::reload::{Counters, Reloader};
 use crate::config::{Config, UpstreamUri};
@@ -116,6 +117,7 @@ impl App {
             listener: listener.stats(),
         });
         let tls = listener.tls();
+        let cache = Arc::new(Cache::new(&current.cache, Arc::clone(&metrics)));
         let shared = Arc::new(Shared {
             config: Arc::clone(&config),
             upstream,
@@ -125,6 +127,7 @@ impl App {
             registry,
             indexes: indexes::Known::default(),
             coalescer: Coalescer::new(),
+            cache,
         });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let mut admin_address = None;
@@ -213,6 +216,7 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
                 pool.sweep();
             }
             shared.coalescer.sweep();
+            shared.cache.sweep(&shared.config.load().cache);
             // A server that says nothing is as bad as none, and the pools want their sweep.
             let looked = tokio::time::timeout(LOOK, shared.upstream.look()).await;
             let trouble = looked.unwrap_or_else(|_| Some(format!("Neo4j does not answer within {LOOK:?}")));

@@ -3,7 +3,9 @@
 mod admin;
 pub mod app;
 pub mod bolt_client;
+mod bookmark;
 mod buffers;
+mod cache;
 pub mod cli;
 mod coalesce;
 pub mod config;

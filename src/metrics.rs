@@ -10,6 +10,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::cache::CacheMetrics;
 use crate::coalesce::CoalesceMetrics;
 
 /// Distinct Neo4j codes that get their own label value; the servers know about 200.
@@ -76,6 +77,8 @@ pub(crate) struct Metrics {
     pub(crate) reloads: IntGaugeVec,
     /// Group commit.
     pub(crate) coalesce: CoalesceMetrics,
+    /// The cache's.
+    pub(crate) cache: CacheMetrics,
 }
 
 /// Registers metrics and keeps their description for the reference table.
@@ -171,6 +174,7 @@ impl Metrics {
             indexes: b.gauges("sidebolt_indexes", "Indexes and constraints listed in `indexes`, by state (missing, populating, online, failed).", &["state"]),
             reloads: b.gauges("sidebolt_config_reloads", "Configuration reloads since start, by outcome (applied, refused).", &["outcome"]),
             coalesce: CoalesceMetrics::new(&mut b),
+            cache: CacheMetrics::new(&mut b),
             codes: Mutex::default(),
             reference: b.reference,
             registry: b.registry,

@@ -24,6 +24,19 @@ pub(crate) struct Given {
     pub(super) times: Option<(i64, i64)>,
 }
 
+impl Given {
+    /// Its counters as a PackStream map, as Neo4j reports them; none if nothing was changed.
+    pub(super) fn stats(&self, derived: bool) -> Option<Bytes> {
+        if !derived {
+            let summary = MapView::parse(&self.summary).ok()?;
+            return summary.get("stats").map(Bytes::copy_from_slice);
+        }
+        let mut out = BytesMut::new();
+        self.counters.write(&mut out);
+        (self.counters != Counters::default()).then(|| out.freeze())
+    }
+}
+
 /// Names of the counters that a statement of a shape may report; no shape deletes.
 const NAMES: [&str; 7] = [
     "nodes-created",

@@ -19,6 +19,7 @@ use super::lane::Place;
 use super::member::{Member, Reply};
 use super::plan::{Plan, Segment, shape};
 use super::shared;
+use crate::cache::Changes;
 use crate::session::Shared;
 use crate::statement::{Statement, Way};
 use crate::upstream::{Connection, Lease};
@@ -484,7 +485,8 @@ fn is_repeatable(code: &str) -> bool {
 /// COMMIT; then, and only then, everybody is answered.
 async fn commit(place: &Place, prepared: Prepared, plan: Plan) -> Result<(), (Trouble, Plan)> {
     let Prepared { mut lease, given, database, took } = prepared;
-    let answer = send_commit(place.shared(), lease.connection_mut()).await;
+    let changes = changes(&plan, &given);
+    let answer = send_commit(place, lease.connection_mut(), changes).await;
     drop_or_discard(lease, &answer);
     match answer {
         Ok(bookmark) => {
@@ -510,11 +512,46 @@ pub(super) fn drop_or_discard<T>(lease: Lease, answer: &Result<T, Trouble>) {
     if matches!(answer, Err(Trouble::Unknown)) { lease.discard() } else { drop(lease) }
 }
 
-/// Sends COMMIT and waits for its answer: the bookmark.
+/// What a batch may change, for the cache; and whether all that it sets are plain values.
+pub(super) fn changes(plan: &Plan, given: &[Given]) -> Changes {
+    let mut changes = Changes::default();
+    for segment in &plan.segments {
+        let members = plan.members.get(segment.range.clone()).unwrap_or_default();
+        for (member, given) in members.iter().zip(given.get(segment.range.clone()).unwrap_or_default()) {
+            let write = &member.write;
+            changes.ask(write.statement.touches(&write.parameters));
+            let stats = given.stats(segment.derived);
+            let stats = stats.as_ref().and_then(|stats| MapView::parse(stats).ok());
+            changes.did(stats.as_ref(), segment.derived && write.statement.sets_plainly(&write.parameters));
+        }
+    }
+    changes
+}
+
+/// Sends COMMIT and waits for its answer: the bookmark. The cache is told what it changed before anybody else.
 pub(super) async fn send_commit(
-    shared: &Shared,
+    place: &Place,
     connection: &mut Connection,
+    changes: Changes,
 ) -> Result<Option<String>, Trouble> {
+    let shared = place.shared();
+    let ticket = shared.cache.begin();
+    let answer = ask_commit(shared, connection).await;
+    if let Some(ticket) = ticket {
+        match &answer {
+            Ok(bookmark) => {
+                let counts_sets = shared.upstream.counts_sets(&place.lane().need.key);
+                ticket.committed(&changes, bookmark.as_deref(), counts_sets);
+            }
+            // Dropped, it stands for what nobody knows.
+            Err(Trouble::Unknown) => drop(ticket),
+            Err(_) => ticket.nothing(),
+        }
+    }
+    answer
+}
+
+async fn ask_commit(shared: &Shared, connection: &mut Connection) -> Result<Option<String>, Trouble> {
     connection.queue_with(Tag::COMMIT, false, |out| {
         chunk::put_message(out, |out| out.put_slice(&[0xB0, Tag::COMMIT.0]));
     });

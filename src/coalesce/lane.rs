@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::batch;
-use super::bookmark::Bookmark;
 use super::knowledge::{Knowledge, Texts};
 use super::member::{Claim, Member, Reply, Write};
 use super::plan::shape;
+use crate::bookmark::Bookmark;
 use crate::config::Coalesce;
 use crate::session::Shared;
 use crate::statement::Statement;

@@ -6,7 +6,7 @@
 mod advice;
 mod answer;
 mod batch;
-mod bookmark;
+
 mod deferred;
 mod knowledge;
 mod lane;
@@ -23,7 +23,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub(crate) use batch::{next_summary, own_answer};
-pub(crate) use bookmark::Bookmark;
+
 pub(crate) use deferred::Deferred;
 pub(crate) use lane::{Lane, LaneKey, Submitted, Turn, Waiting};
 pub(crate) use member::{Claim, Reply, Share, Write};

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Form;
-use super::batch::{Prepared, Trouble, account, drop_or_discard, prepare, send_commit};
+use super::batch::{Prepared, Trouble, account, changes, drop_or_discard, prepare, send_commit};
 use super::lane::Place;
 use super::member::{Member, Reply, Share};
 use super::plan::Plan;
@@ -240,8 +240,9 @@ async fn settle(
     plan: &Plan,
     voters: &mut Vec<Option<Voter>>,
 ) -> ControlFlow<()> {
-    let Prepared { mut lease, took, .. } = ready;
-    let answer = send_commit(place.shared(), lease.connection_mut()).await;
+    let Prepared { mut lease, given, took, .. } = ready;
+    let changes = changes(plan, &given);
+    let answer = send_commit(place, lease.connection_mut(), changes).await;
     drop_or_discard(lease, &answer);
     let outcome: Box<dyn Fn() -> Outcome + Send> = match answer {
         Ok(bookmark) => {

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+mod cache;
 mod coalesce;
 mod environment;
 mod error;
@@ -24,6 +25,7 @@ mod units;
 pub mod uri;
 mod validate;
 
+pub use cache::{Cache, Consistency};
 pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Loaded, Override, Sources};
@@ -46,6 +48,8 @@ pub struct Config {
     pub auth: Auth,
     /// Concurrent single writes become batches.
     pub coalesce: Coalesce,
+    /// Answers of hot reads are kept while they are right.
+    pub cache: Cache,
     /// What is held in memory for one client.
     pub limits: Limits,
     /// Indexes and constraints to make sure of at start: a list of entries with `label` or `type`, `properties`, and if wanted `unique: true`, `name`, `database`.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{self, Visitor};
 use serde_json::Value;
 
-use super::{Admin, Auth, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Upstream};
+use super::{Admin, Auth, Cache, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Upstream};
 
 /// One key of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -224,6 +224,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "pool" => fields::<Pool>(),
         "auth" => fields::<Auth>(),
         "coalesce" => fields::<Coalesce>(),
+        "cache" => fields::<Cache>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),
         "log" => fields::<Log>(),

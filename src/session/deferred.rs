@@ -46,6 +46,10 @@ impl Session {
                     if self.machine.in_flight() > 0 || due > MOST_DUE {
                         return Deferring::Wait;
                     }
+                    if self.exchange.watched {
+                        let footprint = write.statement.touches(&write.parameters);
+                        self.note(footprint, false, false);
+                    }
                     if deferred.push(write) {
                         self.send_deferred(deferred);
                     }

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::filter::inherited_keys;
 use super::{End, Session, Shared, Step};
-use crate::coalesce::{Bookmark, Lane, LaneKey, Reply, Submitted, Turn, Waiting, Write};
+use crate::bookmark::Bookmark;
+use crate::coalesce::{Lane, LaneKey, Reply, Submitted, Turn, Waiting, Write};
 use crate::statement::{Class, Shape, Statement, Way};
 use crate::upstream::{Access, Need};
 
@@ -376,7 +377,7 @@ fn carried(extra: &MapView<'_>, out: &mut BytesMut) -> Option<Vec<Bookmark>> {
 }
 
 /// The bookmarks of a request; none if they are not of the usual form.
-fn bookmarks(extra: &MapView<'_>) -> Option<Vec<Bookmark>> {
+pub(super) fn bookmarks(extra: &MapView<'_>) -> Option<Vec<Bookmark>> {
     let Some(list) = extra.get("bookmarks") else { return Some(Vec::new()) };
     let mut walker = Walker::new(list);
     let items = walker.list_header().ok()?;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use bolt_wire::chunk::{self, Found, MessageScanner};
 use bolt_wire::message::Outcome as Ended;
-use bolt_wire::packstream::{MapView, encode};
+use bolt_wire::packstream::value::put_message;
+use bolt_wire::packstream::{MapView, Value, encode};
 use bolt_wire::{Tag, packstream::MapEdit};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::cached::{Looked, add_bookmark};
 use super::errand::{Errand, Joined};
 use super::filter::inherited_keys;
 use super::requests::{Leased, Message};
@@ -18,10 +20,12 @@ use super::{End, Session, Step};
 use crate::coalesce::{Ballot, Claim, Lane, Outcome, Share, Submitted, next_summary, own_answer};
 use crate::failure::Refusal;
 use crate::statement::Statement;
+use crate::upstream::Connection;
 
 /// A transaction of the client's that has none at Neo4j.
 pub(super) struct Held {
-    lane: Arc<Lane>,
+    /// Where its write may join others; none if it only reads.
+    lane: Option<Arc<Lane>>,
     /// BEGIN's metadata as the client gave them (a PackStream map).
     begin: Bytes,
     /// The driver said that it is a managed one.
@@ -30,6 +34,10 @@ pub(super) struct Held {
     bookmarked: bool,
     /// Its write, once that was answered.
     written: Option<Written>,
+    /// The bookmark of what was answered from the cache.
+    read: Option<Arc<str>>,
+    /// How many reads were.
+    reads: i64,
 }
 
 /// A write that was answered in a shared transaction.
@@ -44,9 +52,21 @@ struct Written {
 }
 
 impl Held {
+    /// A transaction that reads.
+    pub(super) fn reading(begin: Bytes) -> Self {
+        Self { lane: None, begin, announced: false, bookmarked: false, written: None, read: None, reads: 0 }
+    }
+
     /// Nothing was run in it.
     pub(super) fn is_untouched(&self) -> bool {
-        self.written.is_none()
+        self.written.is_none() && self.read.is_none()
+    }
+
+    /// A read is answered from the cache; gives its number, as Neo4j counts them.
+    pub(super) fn served(&mut self, bookmark: &Arc<str>) -> i64 {
+        self.read = Some(Arc::clone(bookmark));
+        self.reads += 1;
+        self.reads - 1
     }
 
     /// The database that its client has named.
@@ -64,6 +84,26 @@ pub(super) enum Begun {
     Held,
     /// It goes to Neo4j; with the lane's turn, if it has one.
     Relay(Option<Box<Errand>>),
+}
+
+/// A statement that counts, and does nothing else.
+fn put_skip(connection: &mut Connection) {
+    connection.queue_with(Tag::RUN, true, |out| {
+        let nothing = || Value::Map(Vec::new());
+        put_message(Tag::RUN.0, &["RETURN 1".into(), nothing(), nothing()], out);
+    });
+    connection.queue_with(Tag::DISCARD, true, |out| {
+        put_message(Tag::DISCARD.0, &[Value::map([("n", Value::Integer(-1))])], out);
+    });
+}
+
+/// COMMIT's metadata.
+fn put_bookmark(bookmark: Option<&str>, meta: &mut BytesMut) {
+    let mut edit = MapEdit::removing(&[]);
+    if let Some(bookmark) = bookmark {
+        edit.add("bookmark", |out| encode::string(bookmark, out));
+    }
+    edit.apply(&MapView::EMPTY, meta);
 }
 
 impl Session {
@@ -86,7 +126,9 @@ impl Session {
         let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
         let begin = Bytes::copy_from_slice(payload.get(2..).unwrap_or_default());
         let announced = api.is_some_and(|api| MANAGED.contains(&api));
-        self.held = Some(Box::new(Held { lane, begin, announced, bookmarked, written: None }));
+        let lane = Some(lane);
+        self.held =
+            Some(Box::new(Held { lane, begin, announced, bookmarked, written: None, read: None, reads: 0 }));
         self.begin_exchange(Tag::BEGIN);
         self.inbuf.advance(message.extent.wire);
         self.machine.answered_here(Tag::BEGIN, Ended::DONE);
@@ -125,6 +167,21 @@ impl Session {
                 Ok(true)
             }
             Tag::COMMIT if held.written.is_some() => self.commit_held(held, message).await,
+            Tag::COMMIT if held.read.is_some() => {
+                self.inbuf.advance(message.extent.wire);
+                let mut meta = BytesMut::new();
+                put_bookmark(held.read.as_deref(), &mut meta);
+                self.answer_end(Tag::COMMIT, &meta);
+                Ok(true)
+            }
+            Tag::RUN if held.lane.is_none() => {
+                let begin = held.begin.clone();
+                self.held = Some(held);
+                match self.look_up(message, Some(&begin)).await? {
+                    Looked::Done => Ok(true),
+                    Looked::Relay(filling) => self.read_on(message, filling).await,
+                }
+            }
             Tag::RUN if held.written.is_none() => {
                 let shared = self.share(&mut held, message).await?;
                 self.held = Some(held);
@@ -134,8 +191,8 @@ impl Session {
                 }
             }
             _ => {
-                if let Some(written) = &held.written {
-                    held.lane.knowledge(&written.statement, |knowledge| knowledge.went_on());
+                if let (Some(written), Some(lane)) = (&held.written, &held.lane) {
+                    lane.knowledge(&written.statement, |knowledge| knowledge.went_on());
                 }
                 self.held = Some(held);
                 self.go_on(message, None).await
@@ -160,14 +217,15 @@ impl Session {
 
     /// Hands the write of a held transaction in, if it may share one.
     async fn share(&mut self, held: &mut Held, message: Message) -> Step<Joined> {
-        let shareable = self.shareable(message.extent, &held.lane, held.announced, held.bookmarked);
-        held.lane.joined(shareable.is_some());
+        let Some(lane) = held.lane.clone() else { return Ok(Joined::Relay(None)) };
+        let shareable = self.shareable(message.extent, &lane, held.announced, held.bookmarked);
+        lane.joined(shareable.is_some());
         let Some((write, wire)) = shareable else { return Ok(Joined::Relay(None)) };
         let statement = Arc::clone(&write.statement);
-        let waiting = match held.lane.submit(&self.shared, write) {
+        let waiting = match lane.submit(&self.shared, write) {
             Submitted::Waiting(waiting) => waiting,
             Submitted::Alone(turn) => {
-                let errand = Errand::of_transaction(Arc::clone(&held.lane), Some(turn));
+                let errand = Errand::of_transaction(lane, Some(turn));
                 return Ok(Joined::Relay(Some(self.place(errand))));
             }
             Submitted::Full => return Ok(Joined::Relay(None)),
@@ -189,7 +247,6 @@ impl Session {
                 Ok(Joined::Done)
             }
             Reply::Alone(turn) => {
-                let lane = Arc::clone(&held.lane);
                 Ok(Joined::Relay(turn.map(|turn| self.place(Errand::of_transaction(lane, Some(turn))))))
             }
             // Nothing of a shared transaction is committed before its members say so.
@@ -210,11 +267,7 @@ impl Session {
             Outcome::Committed(bookmark) => {
                 self.inbuf.advance(message.extent.wire);
                 let mut meta = BytesMut::new();
-                let mut edit = MapEdit::removing(&[]);
-                if let Some(bookmark) = bookmark {
-                    edit.add("bookmark", |out| encode::string(&bookmark, out));
-                }
-                edit.apply(&MapView::EMPTY, &mut meta);
+                put_bookmark(bookmark.as_deref(), &mut meta);
                 self.answer_end(Tag::COMMIT, &meta);
                 return Ok(true);
             }
@@ -269,7 +322,19 @@ impl Session {
                 return Ok(true);
             }
         };
-        let begin = inherited_keys(self.version(), &self.profile.filter, &extra);
+        let mut begin = inherited_keys(self.version(), &self.profile.filter, &extra);
+        if let Some(ground) = self.filling.as_ref().and_then(|filling| filling.ground.as_ref())
+            && let Ok(inherited) = MapView::parse(&begin)
+        {
+            let mut edit = MapEdit::removing(&["bookmarks"]);
+            add_bookmark(&inherited, ground.bookmark(), &mut edit);
+            let mut changed = BytesMut::with_capacity(begin.len() + 64);
+            edit.apply(&inherited, &mut changed);
+            begin = changed.to_vec().into();
+        }
+        if held.written.is_some() {
+            self.note_unknown(false);
+        }
         let connection = lease.connection_mut();
         connection.queue_with(Tag::BEGIN, true, |out| {
             chunk::put_message(out, |out| {
@@ -282,6 +347,11 @@ impl Session {
             connection.queue_with(Tag::RUN, true, |out| out.put_slice(&written.wire));
             connection.machine.sent_own(Tag::PULL);
         }
+        // What was answered here has numbers that Neo4j is not to give again.
+        let skipped = usize::try_from(held.reads).unwrap_or_default();
+        for _ in 0..skipped {
+            put_skip(connection);
+        }
         let shared = Arc::clone(&self.shared);
         let most = shared.config.load().coalesce.max_result;
         let comparable = again.map(|written| written.comparable.clone());
@@ -291,6 +361,13 @@ impl Session {
                 Ok(Ok(_)) => {}
                 Ok(Err(failure)) => return Ok(Some(Some(failure))),
                 Err(_) => return Err(()),
+            }
+            for _ in 0..2 * skipped {
+                match next_summary(connection, &shared, most).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(failure)) => return Ok(Some(Some(failure))),
+                    Err(_) => return Err(()),
+                }
             }
             let Some(comparable) = comparable else { return Ok(None) };
             let mut budget = most;

@@ -1,13 +1,14 @@
 //! What a client tells Sidebolt in transaction metadata: `{sidebolt: {coalesce: 'off'}}`. Neo4j does not see it.
 
 use bolt_wire::Tag;
-use bolt_wire::chunk::{self, Found, MessageScanner};
+use bolt_wire::chunk;
 use bolt_wire::message::{Begin, Run};
 use bolt_wire::packstream::{MapEdit, MapView};
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
 use super::Session;
 use super::requests::Message;
+use crate::config::Consistency;
 use crate::failure::Refusal;
 
 /// The key of transaction metadata that is Sidebolt's.
@@ -18,6 +19,17 @@ const KEY: &str = "sidebolt";
 pub(super) struct Hints {
     /// How its writes may be batched.
     pub(super) coalesce: Option<CoalesceHint>,
+    /// Whether its reads may be answered from the cache.
+    pub(super) cache: Option<CacheHint>,
+}
+
+/// `cache`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum CacheHint {
+    /// They are not.
+    Off,
+    /// They may be this fresh.
+    Fresh(Consistency),
 }
 
 /// `coalesce`.
@@ -69,13 +81,8 @@ impl Session {
                 }
             }
         });
-        changed.put_slice(self.inbuf.get(message.extent.wire..).unwrap_or_default());
-        let Found::Message(extent) = MessageScanner::default().scan(&changed) else {
-            return Some(message);
-        };
-        *self.inbuf = changed;
         self.hints = hints;
-        Some(Message { extent, ..message })
+        Some(self.replace_message(message, changed))
     }
 }
 
@@ -88,6 +95,10 @@ fn read(value: &[u8]) -> Result<Hints, String> {
             ("coalesce", Some("off")) => hints.coalesce = Some(CoalesceHint::Off),
             ("coalesce", Some("exact")) => hints.coalesce = Some(CoalesceHint::Exact),
             ("coalesce", Some("deferred")) => hints.coalesce = Some(CoalesceHint::Deferred),
+            ("cache", Some("off")) => hints.cache = Some(CacheHint::Off),
+            ("cache", Some("strict")) => hints.cache = Some(CacheHint::Fresh(Consistency::Strict)),
+            ("cache", Some("bounded")) => hints.cache = Some(CacheHint::Fresh(Consistency::Bounded)),
+            ("cache", Some("ttl")) => hints.cache = Some(CacheHint::Fresh(Consistency::Ttl)),
             (name, Some(other)) => return Err(format!("{name}: '{other}'")),
             (name, None) => return Err(format!("{name}: a value that is no string")),
         }
@@ -104,8 +115,14 @@ mod tests {
     #[test]
     fn hints_are_read_and_nonsense_is_named() {
         let hint = |key: &str, value: Value| read(&Value::map([(key, value)]).to_bytes());
-        assert_eq!(hint("coalesce", "off".into()), Ok(Hints { coalesce: Some(CoalesceHint::Off) }));
-        assert_eq!(hint("coalesce", "deferred".into()), Ok(Hints { coalesce: Some(CoalesceHint::Deferred) }));
+        assert_eq!(
+            hint("coalesce", "off".into()),
+            Ok(Hints { coalesce: Some(CoalesceHint::Off), cache: None })
+        );
+        assert_eq!(
+            hint("coalesce", "deferred".into()),
+            Ok(Hints { coalesce: Some(CoalesceHint::Deferred), cache: None })
+        );
         assert_eq!(hint("coalesce", "of".into()), Err("coalesce: 'of'".to_owned()));
         assert_eq!(hint("colaesce", "off".into()), Err("colaesce: 'off'".to_owned()));
         assert!(hint("coalesce", Value::Integer(1)).is_err());

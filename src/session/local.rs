@@ -2,6 +2,8 @@
 //!
 //! Inside a transaction that is open at Neo4j the results have numbers that Neo4j does not give, so that every PULL finds its own.
 
+use std::sync::Arc;
+
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
 use bolt_wire::message::request::{only_map, open};
 use bolt_wire::message::{Failure, Outcome, Run};
@@ -9,11 +11,12 @@ use bolt_wire::packstream::{MapView, Value, Walker};
 use bolt_wire::server::State;
 use bolt_wire::version::NotificationFilter;
 use bolt_wire::{Tag, Version};
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::requests::Message;
 use super::{End, Session, Step};
+use crate::cache::Entry;
 use crate::console::{Asking, Call, Table, looks_like_call};
 
 /// The number of a transaction's first result of Sidebolt's own. Neo4j counts from 0.
@@ -26,6 +29,8 @@ pub(super) struct Local {
     results: Vec<Open>,
     /// The next one's number.
     next: i64,
+    /// The last one's.
+    newest: i64,
     /// The transaction's last RUN was Sidebolt's own: what names no result means that one.
     last: bool,
 }
@@ -34,11 +39,22 @@ pub(super) struct Local {
 struct Open {
     number: i64,
     /// What is left of it, as messages.
-    records: BytesMut,
-    /// It had any.
-    any: bool,
-    database: Option<Box<str>>,
-    since: Instant,
+    records: Bytes,
+    /// What follows the last one.
+    tail: Tail,
+}
+
+/// What follows a result's last record.
+enum Tail {
+    /// A procedure's.
+    Own {
+        /// It had records.
+        any: bool,
+        database: Option<Box<str>>,
+        since: Instant,
+    },
+    /// A kept answer's, outside of a transaction with the bookmark to give.
+    Kept { entry: Arc<Entry>, bookmark: Option<Arc<str>> },
 }
 
 /// What came of a message.
@@ -62,7 +78,7 @@ struct Fetch {
 
 impl Default for Local {
     fn default() -> Self {
-        Self { results: Vec::new(), next: FIRST, last: false }
+        Self { results: Vec::new(), next: FIRST, newest: FIRST, last: false }
     }
 }
 
@@ -172,7 +188,7 @@ impl Session {
         let local = self.results.get_or_insert_default();
         let number = local.next;
         local.next += 1;
-        local.last = true;
+        (local.newest, local.last) = (number, true);
         let mut meta = vec![("t_first", millis(since)), ("fields", fields(&table))];
         if in_transaction {
             meta.push(("qid", Value::Integer(number)));
@@ -182,6 +198,19 @@ impl Session {
         local.results.push(Open::new(number, &table, database));
         self.machine.answered(Outcome::DONE);
         self.put_success(&Value::map(meta).to_bytes());
+    }
+
+    /// A kept answer waits for PULL.
+    pub(super) fn open_kept(
+        &mut self,
+        number: i64,
+        entry: Arc<Entry>,
+        records: Bytes,
+        bookmark: Option<Arc<str>>,
+    ) {
+        let local = self.results.get_or_insert_default();
+        (local.newest, local.last) = (number, true);
+        local.results.push(Open { number, records, tail: Tail::Kept { entry, bookmark } });
     }
 
     /// PULL or DISCARD, if it is of a result of Sidebolt's own.
@@ -194,7 +223,7 @@ impl Session {
         let own = match fetch {
             _ if !in_transaction => true,
             Ok(Fetch { qid: -1, .. }) | Err(_) => local.last,
-            Ok(Fetch { qid, .. }) => qid >= FIRST,
+            Ok(Fetch { qid, .. }) => qid >= FIRST || local.results.iter().any(|open| open.number == qid),
         };
         if !own {
             return Taken::Not;
@@ -219,7 +248,7 @@ impl Session {
     /// Where the result stands that is asked for.
     fn find(&self, fetch: Fetch, in_transaction: bool) -> Result<usize, Failure> {
         let results = self.results.as_ref().map(|local| local.results.as_slice()).unwrap_or_default();
-        let last = self.results.as_ref().map_or(FIRST, |local| local.next - 1);
+        let last = self.results.as_ref().map_or(FIRST, |local| local.newest);
         let number = match fetch.qid {
             -1 => last,
             // Outside of a transaction Neo4j knows its one result by this number too.
@@ -235,6 +264,14 @@ impl Session {
         let Some(mut local) = self.results.take() else { return };
         let Some(open) = local.results.get_mut(at) else { return };
         let mut left = if n < 0 { u64::MAX } else { n as u64 };
+        if n < 0 || open.tail.records().is_some_and(|count| count <= left) {
+            // All at once.
+            let records = std::mem::take(&mut open.records);
+            if tag == Tag::PULL {
+                self.own_answers().put_slice(&records);
+            }
+            left = 0;
+        }
         while left > 0 {
             let Found::Message(extent) = MessageScanner::default().scan(&open.records) else { break };
             let record = open.records.split_to(extent.wire);
@@ -247,7 +284,7 @@ impl Session {
         if has_more {
             self.put_success(&Value::map([("has_more", true.into())]).to_bytes());
         } else {
-            self.put_success(&open.summary(version).to_bytes());
+            self.put_answer(|out| open.tail.put(version, out));
             local.results.remove(at);
         }
         self.machine.answered(Outcome::Success { has_more });
@@ -304,23 +341,44 @@ impl Open {
                 Value::List(row.clone()).encode(out);
             });
         }
-        Self { number, any: !table.rows.is_empty(), records, database, since: Instant::now() }
+        let tail = Tail::Own { any: !table.rows.is_empty(), database, since: Instant::now() };
+        Self { number, records: records.freeze(), tail }
+    }
+}
+
+impl Tail {
+    /// How many records there were in all, if that is known.
+    fn records(&self) -> Option<u64> {
+        match self {
+            Self::Own { .. } => None,
+            Self::Kept { entry, .. } => Some(entry.answer.count),
+        }
     }
 
-    /// The metadata behind the last record.
-    fn summary(&self, version: Version) -> Value {
-        let mut meta = Vec::with_capacity(4);
-        if version.features().notification_filter == NotificationFilter::Classifications {
-            let (code, description) =
-                if self.any { ("00000", "note: successful completion") } else { ("02000", "note: no data") };
-            let status =
-                Value::map([("gql_status", code.into()), ("status_description", description.into())]);
-            meta.push(("statuses", Value::List(vec![status])));
+    /// SUCCESS behind the last record.
+    fn put(&self, version: Version, out: &mut BytesMut) {
+        match self {
+            Self::Own { any, database, since } => {
+                out.put_slice(&[0xB1, Tag::SUCCESS.0]);
+                summary(*any, database.as_deref(), *since, version).encode(out);
+            }
+            Self::Kept { entry, bookmark } => entry.answer.put_summary(bookmark.as_deref(), out),
         }
-        meta.extend([("type", "r".into()), ("t_last", millis(self.since))]);
-        meta.extend(self.database.as_deref().map(|name| ("db", name.into())));
-        Value::map(meta)
     }
+}
+
+/// The metadata behind a procedure's last record.
+fn summary(any: bool, database: Option<&str>, since: Instant, version: Version) -> Value {
+    let mut meta = Vec::with_capacity(4);
+    if version.features().notification_filter == NotificationFilter::Classifications {
+        let (code, description) =
+            if any { ("00000", "note: successful completion") } else { ("02000", "note: no data") };
+        let status = Value::map([("gql_status", code.into()), ("status_description", description.into())]);
+        meta.push(("statuses", Value::List(vec![status])));
+    }
+    meta.extend([("type", "r".into()), ("t_last", millis(since))]);
+    meta.extend(database.map(|name| ("db", name.into())));
+    Value::map(meta)
 }
 
 impl Fetch {

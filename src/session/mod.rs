@@ -1,5 +1,6 @@
 //! One client: its requests strictly in order, each answered by Neo4j or, where nothing is open, here.  [hot path]
 
+mod cached;
 mod deferred;
 mod errand;
 mod filter;
@@ -12,6 +13,7 @@ mod relay;
 mod requests;
 mod route;
 mod upload;
+mod writing;
 
 use std::future::poll_fn;
 use std::io;
@@ -32,6 +34,7 @@ use tokio::time::{Instant, Sleep};
 pub(crate) use registry::{Pin, Registration, Registry};
 
 use crate::buffers::{Buffers, Inbox};
+use crate::cache::{Cache, Filling};
 use crate::coalesce::{Coalescer, Deferred};
 use crate::config::Config;
 use crate::indexes::Known;
@@ -49,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) indexes: Known,
     pub(crate) coalescer: Coalescer,
+    pub(crate) cache: Arc<Cache>,
 }
 
 /// A client that has sent the Bolt magic.
@@ -126,6 +130,12 @@ pub(crate) struct Session {
     errand: Option<Box<errand::Errand>>,
     /// The last errand's place.
     spare: Option<Box<errand::Errand>>,
+    /// The running exchange is a read whose answer may be kept.
+    filling: Option<Box<Filling>>,
+    /// What the running exchange may change, and its commit.
+    writing: Option<Box<writing::Writing>>,
+    /// How this client's managed reads go.
+    reads: cached::Reads,
     /// For metadata that is looked at.
     scratch: BytesMut,
     /// A transaction that has not begun at Neo4j.
@@ -159,6 +169,8 @@ struct Exchange {
     leased: Instant,
     failed: bool,
     interrupted: bool,
+    /// Its commit is of interest to the cache.
+    watched: bool,
 }
 
 /// What happened first.

@@ -107,6 +107,7 @@ impl Session {
     /// Passes on what has come. The connection is set free before the last bytes are written, so that a slow client does not hold it.
     async fn deliver(&mut self) -> Step {
         let delivery = self.look()?;
+        self.fill(delivery.verbatim);
         let limit = self.shared.config.load().listen.write_timeout;
         self.shared.metrics.bytes_to_clients.inc_by(delivery.verbatim as u64);
         if !self.outbuf.is_empty() {
@@ -149,6 +150,8 @@ impl Session {
         self.note_pin();
         let exchange = self.exchange;
         (self.deferred, self.results) = (None, None);
+        self.end_filling(!exchange.failed && !exchange.interrupted);
+        self.writing = None;
         self.end_errand(exchange.failed || exchange.interrupted);
         let metrics = &self.shared.metrics;
         let now = Instant::now();
@@ -209,6 +212,12 @@ impl Session {
             && !errand.note(expected.tag, &summary, payload)
         {
             self.errand = None;
+        }
+        if let Some(writing) = &mut self.writing {
+            writing.answered(expected.tag, &summary, || self.shared.upstream.counts_sets(&self.key));
+        }
+        if expected.tag == Tag::BEGIN && !expected.own {
+            self.reads.learn(&summary, payload);
         }
         let mut kept = Vec::new();
         if outcome == Outcome::Failure {
@@ -279,6 +288,10 @@ impl Session {
 
     /// Moves the bytes that go on as they are into `outbuf`, so that something of our own can follow them.
     fn keep_aside(&mut self, delivery: &mut Delivery) {
+        if delivery.verbatim > 0 {
+            // An answer in pieces is not kept.
+            self.filling = None;
+        }
         self.own_answers();
         let Some(lease) = &mut self.lease else { return };
         let connection = lease.connection_mut();

@@ -13,6 +13,7 @@ use bolt_wire::server::{State, Verdict};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
+use super::cached::{Looked, Reading};
 use super::deferred::Deferring;
 use super::errand::Joined;
 use super::filter::queue_filtered;
@@ -117,6 +118,15 @@ impl Session {
 
     /// Queues a message of the open exchange upstream, as it is.
     fn pass_on(&mut self, message: Message) {
+        match message.tag {
+            Tag::RUN => {
+                self.note_ask(message.extent, false);
+                self.fill_in_transaction(message);
+            }
+            Tag::COMMIT => self.note_commit(),
+            Tag::DISCARD => self.filling = None,
+            _ => {}
+        }
         let Some(lease) = &mut self.lease else { return };
         let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
         lease.connection_mut().queue(message.tag, wire);
@@ -159,6 +169,13 @@ impl Session {
             },
             _ => message,
         };
+        let (mut message, mut filling) = (message, None);
+        if message.tag == Tag::RUN {
+            match self.look_up(message, None).await? {
+                Looked::Done => return Ok(true),
+                Looked::Relay(own) => filling = own,
+            }
+        }
         let hint = self.hints.coalesce;
         let may_join = hint != Some(CoalesceHint::Off);
         if message.tag == Tag::RUN && may_join {
@@ -173,6 +190,15 @@ impl Session {
                 Begun::Held => return Ok(true),
                 Begun::Relay(own) => errand = own,
             }
+        }
+        if message.tag == Tag::BEGIN && !defers && errand.is_none() {
+            match self.hold_read(message) {
+                Reading::Held => return Ok(true),
+                Reading::Relay(relayed) => message = relayed,
+            }
+        }
+        if let Some(ground) = filling.as_ref().and_then(|filling| filling.ground.as_ref()) {
+            message = self.wait_for_newest(message, ground.bookmark());
         }
         self.begin_exchange(message.tag);
         let mut scratch = BytesMut::new();
@@ -191,7 +217,11 @@ impl Session {
             Leased::Lease(lease) => {
                 self.adopt(lease);
                 self.errand = errand;
+                self.filling = filling;
                 self.deferred = defers.then(Box::default);
+                if message.tag == Tag::RUN {
+                    self.note_ask(message.extent, true);
+                }
             }
             Leased::Refused => {
                 self.inbuf.advance(message.extent.wire);
@@ -226,7 +256,8 @@ impl Session {
 
     pub(super) fn begin_exchange(&mut self, tag: Tag) {
         let now = Instant::now();
-        self.exchange = Exchange { tag, asked: now, leased: now, failed: false, interrupted: false };
+        let watched = self.shared.cache.is_active();
+        self.exchange = Exchange { tag, asked: now, leased: now, failed: false, interrupted: false, watched };
     }
 
     /// The exchange has its connection.

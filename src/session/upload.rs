@@ -32,6 +32,7 @@ impl Session {
                 match Box::pin(self.lease_for(&access, Some(key))).await? {
                     Leased::Lease(lease) => {
                         self.adopt(lease);
+                        self.note_unknown(true);
                         Box::pin(self.stream_up(tag)).await?;
                     }
                     Leased::Refused => self.swallow().await?,
@@ -46,6 +47,7 @@ impl Session {
                 }
                 self.flush_deferred();
                 self.note_foreign_run();
+                self.note_unknown(false);
                 Box::pin(self.stream_up(tag)).await?;
             }
             Verdict::Ignore => {

@@ -23,6 +23,10 @@ pub(crate) use footprint::{Footprint, Mark};
 pub(crate) use shape::{Amount, Counter, Kind, Operand, Requirement, Shape, Way, When};
 
 use self::footprint::{Effects, Writes};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bolt_wire::packstream::{Value, Walker};
+
 use self::tokens::Tokens;
 
 pub(crate) use table::Statements;
@@ -31,9 +35,10 @@ pub(crate) use table::Statements;
 const LONGEST: usize = 64 << 10;
 
 /// A text and what is known of it.
-#[allow(dead_code)] // For the cache.
 #[derive(Debug)]
 pub(crate) struct Statement {
+    /// Tells it from every other, and from a later one of the same text.
+    pub(crate) id: u64,
     /// The text, byte for byte.
     pub(crate) text: Box<str>,
     /// Names of the parameters that it reads. A request that lacks one is Neo4j's to refuse.
@@ -48,6 +53,10 @@ pub(crate) struct Statement {
     pub(crate) reads: Footprint,
     /// What it may change.
     writes: Writes,
+    /// How often it was answered from the cache.
+    pub(crate) hits: AtomicU64,
+    /// How often it could have been, and was not.
+    pub(crate) misses: AtomicU64,
 }
 
 /// What a text may do, as far as it can be told without running it.
@@ -69,9 +78,17 @@ impl Statement {
     }
 
     /// What a request with these parameters (a PackStream map) may change.
-    #[allow(dead_code)] // For the cache.
     pub(crate) fn touches(&self, parameters: &[u8]) -> Footprint {
         self.writes.with(parameters)
+    }
+
+    /// True if each property that a request with these parameters sets gets a value that is not null, and none is removed.
+    pub(crate) fn sets_plainly(&self, parameters: &[u8]) -> bool {
+        let word = |word: &str| {
+            let letters = self.text.as_bytes().windows(word.len());
+            letters.into_iter().any(|letters| letters.eq_ignore_ascii_case(word.as_bytes()))
+        };
+        self.is_shaped() && !word("remove") && !word("null") && !has_null(&mut Walker::new(parameters))
     }
 
     /// Looks into a text.
@@ -90,6 +107,32 @@ impl Statement {
 
     fn of(text: &str, parameters: Box<[Box<str>]>, class: Class, effects: Effects) -> Self {
         let Effects { reads_only, cacheable, reads, writes } = effects;
-        Self { text: text.into(), parameters, class, reads_only, cacheable, reads, writes }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self {
+            id,
+            text: text.into(),
+            parameters,
+            class,
+            reads_only,
+            cacheable,
+            reads,
+            writes,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
     }
+}
+
+/// True if there is a null anywhere in a value, or it cannot be read.
+fn has_null(walker: &mut Walker<'_>) -> bool {
+    fn within(value: &Value) -> bool {
+        match value {
+            Value::Null => true,
+            Value::List(items) => items.iter().any(within),
+            Value::Map(entries) => entries.iter().any(|(_, value)| within(value)),
+            _ => false,
+        }
+    }
+    Value::read(walker).map_or(true, |value| within(&value))
 }

@@ -207,6 +207,24 @@ impl Upstream {
         }
     }
 
+    /// True if there is one server, whose newest transaction is the newest of all.
+    pub(crate) fn is_single(&self) -> bool {
+        match &self.servers {
+            Servers::One(_) => true,
+            Servers::Routed(router) => router.is_single(),
+        }
+    }
+
+    /// True if the server gives a transaction id to whoever sets a property, even to the value that it has (seen from 2026.08 on).
+    pub(crate) fn counts_sets(&self, key: &Key) -> bool {
+        let greeting = self.greeting(key);
+        let meta = greeting.as_deref().and_then(|meta| MapView::parse(meta).ok()).unwrap_or(MapView::EMPTY);
+        let version =
+            meta.string("server").and_then(|server| server.strip_prefix("Neo4j/")).unwrap_or_default();
+        let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (2026, 8)
+    }
+
     /// Distinct servers in the routing tables, by role; nothing for a single server.
     pub(crate) fn members(&self) -> Vec<(Role, usize)> {
         match &self.servers {

@@ -232,6 +232,12 @@ impl Router {
         self.members.all().iter().map(|member| Arc::clone(&member.pool)).collect()
     }
 
+    /// True if no more than one server is known.
+    pub(crate) fn is_single(&self) -> bool {
+        let books = self.books.read();
+        Role::ALL.iter().all(|role| books.count(*role) <= 1)
+    }
+
     /// Distinct servers by role, for the metrics.
     pub(crate) fn count(&self, role: Role) -> usize {
         self.books.read().count(role)

@@ -34,6 +34,7 @@ impl Footprint {
     pub(crate) const WHOLE: Self = Self(None);
 
     /// True if a write with this footprint may change an answer with the other.
+    #[cfg(test)]
     pub(crate) fn touches(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Some(own), Some(other)) => own.iter().any(|mark| other.contains(mark)),

@@ -10,8 +10,6 @@
 //!   where it names them, or through what shows all of them: a whole node in the answer, `properties(n)`, `labels(n)`.
 //! - Identity and type never change.
 
-#![allow(dead_code)] // For the cache.
-
 mod functions;
 mod kinds;
 mod mark;
