@@ -21,6 +21,8 @@ mod touches;
 mod writes;
 
 #[cfg(test)]
+mod real_neo4j;
+#[cfg(test)]
 mod tests;
 
 use open_cypher::ast::{Query, StatementKind};

@@ -8,7 +8,7 @@ use open_cypher::ast::{
 };
 
 use super::functions::{self, Use};
-use super::kinds::{Kind, Kinds, step};
+use super::kinds::{Kind, Kinds, is_odd, step};
 use super::mark::{Mark, Marks};
 
 /// What was found in a text.
@@ -28,6 +28,9 @@ pub(super) fn find(queries: &[Query]) -> Found {
     let mut reader = Reader { kinds: &kinds, found };
     queries.iter().for_each(|query| reader.visit_query(query));
     queries.iter().take(1).for_each(|query| reader.answer(query));
+    if kinds.is_odd {
+        reader.unknown();
+    }
     reader.found
 }
 
@@ -88,6 +91,7 @@ impl Reader<'_> {
                 }
             }
             ExprKind::Error(_) => self.unknown(),
+            ExprKind::Variable(name) if is_odd(name) => self.unknown(),
             _ => {}
         }
     }
