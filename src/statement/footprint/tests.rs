@@ -404,3 +404,22 @@ fn the_parameters_of_a_request_are_looked_at_with_care() {
     let rows = Value::map([("rows", Value::List(vec![Value::Map(Vec::new()); 6_000]))]);
     assert_eq!(writes("UNWIND $rows AS row MATCH (n:A) SET n += row", &rows), "keys all");
 }
+
+#[test]
+fn a_moment_out_of_a_parameter() {
+    let text = "MATCH (n:A) WHERE n.at > datetime($since) AND n.on = date($p.day) RETURN n.x";
+    let statement = Statement::parse(text);
+    assert!(statement.cacheable.is_err() && statement.reads_only);
+    assert_eq!(shown(&statement.reads), ".at .on .x :A");
+    let keeps = |since: Value| {
+        let day = Value::map([("day", Value::from("2020-01-01"))]);
+        statement.keeps(&Value::map([("since", since), ("p", day)]).to_bytes())
+    };
+    assert_eq!(keeps(Value::from("2020-01-01T00:00")), Ok(()));
+    assert_eq!(keeps(Value::Null), Ok(()));
+    assert!(keeps(Value::map([("timezone", Value::from("Z"))])).is_err());
+    assert!(statement.keeps(&[0xA0]).is_err());
+    let both = Statement::parse("RETURN datetime($since), rand()");
+    assert!(both.keeps(&Value::map([("since", Value::Null)]).to_bytes()).is_err());
+    assert_eq!(Statement::parse("RETURN 1").keeps(&[0xA0]), Ok(()));
+}

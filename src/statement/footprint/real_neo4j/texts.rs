@@ -137,8 +137,10 @@ impl Texts {
                 next.edges.push(edge);
             }
         }
+        let dropped: Vec<_> = scope.nodes.iter().filter(|node| !next.nodes.contains(node)).cloned().collect();
         if self.chance(50) {
-            let name = self.name();
+            // Perhaps a name that has been a node's.
+            let name = if dropped.is_empty() || self.chance(60) { self.name() } else { self.one(&dropped) };
             let value = if self.chance(60) { self.scalar(scope) } else { self.aggregate(scope) };
             items.push(format!("{value} AS {name}"));
             next.plain.push(name);
@@ -191,9 +193,10 @@ impl Texts {
             _ => (self.scalar(&inner), false),
         };
         (if is_node { &mut scope.nodes } else { &mut scope.plain }).push(name.clone());
-        match self.random.u8(0..3) {
+        match self.random.u8(0..4) {
             0 => format!("CALL {{ WITH {node} {body}RETURN {value} AS {name} }} "),
             1 => format!("OPTIONAL CALL ({node}) {{ {body}RETURN {value} AS {name} }} "),
+            2 => format!("CALL (*) {{ {body}RETURN {value} AS {name} }} "),
             _ => format!("CALL ({node}) {{ {body}RETURN {value} AS {name} }} "),
         }
     }
@@ -391,7 +394,16 @@ impl Texts {
         }
         let node = self.one(&scope.nodes);
         let (key, other, label, types) = (self.key(), self.key(), self.label(), self.types());
-        match self.random.u8(0..29) {
+        match self.random.u8(0..38) {
+            29 => format!("[q IN keys({node}) | {node}[q]]"),
+            30 => format!("properties({node})[$k]"),
+            31 => format!("{{a: {{b: {node}}}}}.a.b.{key}"),
+            32 => format!("[{{m: {node}}}][0].m.{key}"),
+            33 => format!("CASE {node} WHEN {node} THEN {node}.{key} END"),
+            34 => format!("{node} {{.*, x: 1}}.{key}"),
+            35 => format!("[q IN [{node}] WHERE (q:{label}) | q {{.{key}}}]"),
+            36 => format!("reduce(t = 0, q IN [{node}] | t + coalesce(q.{key}, 0))"),
+            37 => format!("head([{node}]).{key}"),
             28 => format!("labels({node})"),
             0..6 => format!("{node}.{key}"),
             6 => format!("{node}.{key} + {node}.{other}"),
@@ -424,7 +436,10 @@ impl Texts {
             return "count(*)".to_owned();
         }
         let (node, key) = (self.one(&scope.nodes), self.key());
-        match self.random.u8(0..10) {
+        match self.random.u8(0..13) {
+            10 => format!("[q IN collect({{m: {node}}}) | q.m.{key}]"),
+            11 => format!("size([q IN collect({node}) WHERE q.{key} > 0])"),
+            12 => format!("size(collect({{m: {node}}}))"),
             0 => format!("count({node})"),
             1 => format!("count(DISTINCT {node}.{key})"),
             2 => format!("sum({node}.{key})"),
@@ -465,6 +480,14 @@ impl Texts {
             "[(@)--(q) | q]",
             "CASE WHEN true THEN @ END",
             "COLLECT { MATCH (@)-->(q) RETURN q }",
+            "{a: {b: [@]}}.a",
+            "reduce(t = null, q IN [@] | q)",
+            "[q IN [{m: @}] | q.m]",
+            "[1] + @",
+            "@ {.x, m: @}",
+            "[{m: @}][0].m",
+            "nullIf(@, 1)",
+            "collect({m: @})",
         ];
         self.pick(&forms).replace('@', &node)
     }
