@@ -5,7 +5,7 @@ use bolt_wire::packstream::Value;
 pub(super) const LABELS: [&str; 6] = ["FpA", "FpB", "FpC", "FpD", "FpE", "FpF"];
 pub(super) const TYPES: [&str; 4] = ["FpT", "FpU", "FpV", "FpW"];
 /// Properties of nodes that are numbers; relationships have `w` and `x`.
-pub(super) const KEYS: [&str; 5] = ["x", "y", "z", "p", "q"];
+pub(super) const KEYS: [&str; 6] = ["x", "y", "z", "p", "q", "r"];
 
 /// A source of random texts.
 pub(super) struct Texts {
@@ -304,7 +304,7 @@ impl Texts {
     fn labels(&mut self) -> String {
         let (a, b) = (self.label(), self.label());
         match self.random.u8(0..20) {
-            0..4 => String::new(),
+            0 | 1 => String::new(),
             4 | 5 => format!(":{a}|{b}"),
             6 => format!(":{a}&{b}"),
             7 => format!(":{a}:{b}"),
@@ -319,7 +319,7 @@ impl Texts {
     fn types(&mut self) -> String {
         let (a, b) = (self.edge_type(), self.edge_type());
         match self.random.u8(0..12) {
-            0 | 1 => String::new(),
+            0 => String::new(),
             2 | 3 => format!(":{a}|{b}"),
             4 if self.chance(50) => format!(":!{a}"),
             _ => format!(":{a}"),
@@ -366,25 +366,11 @@ impl Texts {
     fn scalar(&mut self, scope: &Scope) -> String {
         if !scope.edges.is_empty() && self.chance(20) {
             let edge = self.one(&scope.edges);
-            let key = self.key();
-            return match self.random.u8(0..8) {
-                0 => format!("type({edge})"),
-                1 => format!("startNode({edge}).{key}"),
-                2 => format!("properties({edge})"),
-                3 => format!("{edge} {{.*}}"),
-                4 => format!("elementId({edge})"),
-                5 => format!("{edge}.x"),
-                _ => format!("{edge}.w"),
-            };
+            return self.of_edge(&edge);
         }
         if !scope.paths.is_empty() && self.chance(30) {
             let path = self.one(&scope.paths);
-            return match self.random.u8(0..4) {
-                0 => format!("length({path})"),
-                1 => format!("[q IN nodes({path}) | q.{}]", self.key()),
-                2 => format!("[q IN relationships({path}) WHERE q.w > 0 | type(q)]"),
-                _ => format!("size([q IN nodes({path}) WHERE q:{}])", self.label()),
-            };
+            return self.of_path(&path);
         }
         if !scope.plain.is_empty() && (scope.nodes.is_empty() || self.chance(20)) {
             return self.one(&scope.plain);
@@ -393,6 +379,32 @@ impl Texts {
             return "$one".to_owned();
         }
         let node = self.one(&scope.nodes);
+        self.of_node(&node)
+    }
+
+    fn of_edge(&mut self, edge: &str) -> String {
+        let key = self.key();
+        match self.random.u8(0..8) {
+            0 => format!("type({edge})"),
+            1 => format!("startNode({edge}).{key}"),
+            2 => format!("properties({edge})"),
+            3 => format!("{edge} {{.*}}"),
+            4 => format!("elementId({edge})"),
+            5 => format!("{edge}.x"),
+            _ => format!("{edge}.w"),
+        }
+    }
+
+    fn of_path(&mut self, path: &str) -> String {
+        match self.random.u8(0..4) {
+            0 => format!("length({path})"),
+            1 => format!("[q IN nodes({path}) | q.{}]", self.key()),
+            2 => format!("[q IN relationships({path}) WHERE q.w > 0 | type(q)]"),
+            _ => format!("size([q IN nodes({path}) WHERE q:{}])", self.label()),
+        }
+    }
+
+    fn of_node(&mut self, node: &str) -> String {
         let (key, other, label, types) = (self.key(), self.key(), self.label(), self.types());
         match self.random.u8(0..38) {
             29 => format!("[q IN keys({node}) | {node}[q]]"),
