@@ -7,7 +7,7 @@ use std::time::Duration;
 use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Found, MessageScanner};
 use bolt_wire::message::{Outcome, Summary};
-use bolt_wire::packstream::{MapEdit, MapView, encode};
+use bolt_wire::packstream::{MapEdit, MapView, Walker, encode};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
@@ -127,9 +127,15 @@ impl Answer {
         edit.apply(&MapView::parse(&self.summary).unwrap_or(MapView::EMPTY), out);
     }
 
-    /// True if it is a read's by Neo4j's own word, and nothing was changed.
-    pub(super) fn is_read(&self) -> bool {
-        MapView::parse(&self.summary).is_ok_and(|map| map.string("type") == Some("r") && !map.has("stats"))
+    /// Why it may not be kept: it is no read by Neo4j's own word, or Neo4j remarked on it (what it remarks on may change with names that
+    /// no footprint has).
+    pub(super) fn objection(&self) -> Option<&'static str> {
+        let Ok(summary) = MapView::parse(&self.summary) else { return Some("not a whole answer") };
+        if summary.string("type") != Some("r") || summary.has("stats") || summary.has("plan") || summary.has("profile") {
+            return Some("no read");
+        }
+        let statuses = summary.get("statuses").map_or(0, |list| Walker::new(list).list_header().unwrap_or(usize::MAX));
+        (summary.has("notifications") || statuses > 1).then_some("it has notifications")
     }
 }
 
@@ -255,7 +261,7 @@ mod tests {
     #[test]
     fn answers_are_read_as_they_come() {
         let (answer, bookmark) = Answer::read(&whole(true), false, false, usize::MAX).unwrap();
-        assert_eq!((answer.count, bookmark.as_str(), answer.is_read()), (2, "b", true));
+        assert_eq!((answer.count, bookmark.as_str(), answer.objection()), (2, "b", None));
         let run = Value::decode(&answer.run).unwrap();
         assert_eq!(run, Value::map([("fields", Value::List(vec!["n".into()]))]));
         let mut records = BytesMut::new();

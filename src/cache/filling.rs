@@ -151,8 +151,8 @@ impl Filling {
         if id.transaction != ground.carried && !timed {
             return Err("a commit came between");
         }
-        if !answer.is_read() {
-            return Err("no read");
+        if let Some(objection) = answer.objection() {
+            return Err(objection);
         }
         let followed =
             self.leading.as_ref().map_or(0, |leading| leading.flight.followers.load(Ordering::Relaxed));

@@ -18,15 +18,14 @@ mod real_neo4j;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports)] // For the cache.
 pub(crate) use footprint::{Footprint, Mark};
 pub(crate) use shape::{Amount, Counter, Kind, Operand, Requirement, Shape, Way, When};
 
-use self::footprint::{Effects, Writes};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bolt_wire::packstream::{Value, Walker};
 
+use self::footprint::{Effects, Writes, have_no_map};
 use self::tokens::Tokens;
 
 pub(crate) use table::Statements;
@@ -47,10 +46,13 @@ pub(crate) struct Statement {
     pub(crate) class: Class,
     /// True if it surely changes nothing, on whatever data.
     pub(crate) reads_only: bool,
-    /// Whether an answer may be kept while the data that it depends on stay what they are, or why not.
+    /// Whether an answer may be kept while the data that it depends on stay what they are, or why not; whatever the
+    /// parameters are. `keeps` allows some more.
     pub(crate) cacheable: Result<(), &'static str>,
     /// What its answer depends on.
     pub(crate) reads: Footprint,
+    /// Parameters that decide whether an answer may be kept, if nothing else forbids it: none of them may be a map.
+    moments: Box<[form::Path]>,
     /// What it may change.
     writes: Writes,
     /// How often it was answered from the cache.
@@ -91,6 +93,15 @@ impl Statement {
         self.is_shaped() && !word("remove") && !word("null") && !has_null(&mut Walker::new(parameters))
     }
 
+    /// `cacheable` of a request with these parameters (a PackStream map): `datetime($since)` is a clock only where it is given
+    /// a map.
+    pub(crate) fn keeps(&self, parameters: &[u8]) -> Result<(), &'static str> {
+        match self.cacheable {
+            Err(_) if !self.moments.is_empty() && have_no_map(parameters, &self.moments) => Ok(()),
+            cacheable => cacheable,
+        }
+    }
+
     /// Looks into a text.
     pub(crate) fn parse(text: &str) -> Self {
         if text.len() > LONGEST {
@@ -106,7 +117,7 @@ impl Statement {
     }
 
     fn of(text: &str, parameters: Box<[Box<str>]>, class: Class, effects: Effects) -> Self {
-        let Effects { reads_only, cacheable, reads, writes } = effects;
+        let Effects { reads_only, cacheable, moments, reads, writes } = effects;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -117,6 +128,7 @@ impl Statement {
             reads_only,
             cacheable,
             reads,
+            moments,
             writes,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),

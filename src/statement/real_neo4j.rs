@@ -28,6 +28,9 @@ const COUNTERS: [(Counter, &str); 5] = [
 
 const KEYED: [&str; 3] = ["SbL", "SbX", "SbY"];
 
+/// Held while a test changes its graph: others look at all nodes.
+pub(super) static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// What one request got.
 #[derive(Debug, PartialEq)]
 struct Got {
@@ -61,6 +64,7 @@ struct How {
 /// One after the other, because both need the constraints to be as they say.
 async fn compare_all(variable: &str, test: &str, language: &'static str) {
     let Some(mut server) = server(variable, test).await else { return };
+    let _turn = TURN.lock().await;
     let rounds =
         std::env::var("SIDEBOLT_SHAPE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2);
     clean(&mut server).await;
@@ -100,7 +104,7 @@ struct Tally {
     ambiguous: usize,
 }
 
-async fn server(variable: &str, test: &str) -> Option<BoltClient> {
+pub(super) async fn server(variable: &str, test: &str) -> Option<BoltClient> {
     let Ok(address) = std::env::var(variable) else {
         let reason = format!("needs a Neo4j: set {variable}=host:port and NEO4J_PASSWORD");
         assert!(std::env::var_os("SIDEBOLT_TEST_NO_SKIP").is_none(), "{test} {reason}");

@@ -3,6 +3,8 @@
 use open_cypher::ast::{Expr, ExprKind, FunctionInvocation, LiteralKind};
 
 use super::kinds::{Kind, Kinds};
+use crate::statement::form::Path;
+use crate::statement::value::path;
 
 /// Functions whose result depends on nothing but their arguments and the data, in the order of the alphabet.
 #[rustfmt::skip]
@@ -66,15 +68,25 @@ pub(super) fn usage(name: &str) -> Use {
     }
 }
 
-/// Says why an answer with this call may not be kept.
-pub(super) fn judge(call: &FunctionInvocation, kinds: &Kinds<'_>) -> Result<(), &'static str> {
+/// Why an answer with a clock in it may not be kept.
+pub(in crate::statement) const CLOCK: &str = "it reads the clock, or may";
+
+/// Says why an answer with this call may not be kept; or which parameter must not be a map, or it reads the clock.
+pub(super) fn judge(call: &FunctionInvocation, kinds: &Kinds<'_>) -> Result<Option<Path>, &'static str> {
+    judge_plain(call, kinds).map(|()| None).or_else(|reason| match call.arguments.as_slice() {
+        [argument] if reason == CLOCK => path(argument).map(Some).map_err(|_| reason),
+        _ => Err(reason),
+    })
+}
+
+fn judge_plain(call: &FunctionInvocation, kinds: &Kinds<'_>) -> Result<(), &'static str> {
     let name = name(call);
     let (first, rest) = name.split_once('.').unwrap_or((&name, ""));
     match (first, rest) {
         _ if PURE.binary_search(&name.as_str()).is_ok() => Ok(()),
         (first, "") if CLOCKS.contains(&first) => match call.arguments.as_slice() {
             [argument] if is_moment(argument, kinds) => Ok(()),
-            _ => Err("it reads the clock, or may"),
+            _ => Err(CLOCK),
         },
         (first, "truncate") if CLOCKS.contains(&first) => match call.arguments.as_slice() {
             [_, _, ..] => Ok(()),

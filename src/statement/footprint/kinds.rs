@@ -34,6 +34,8 @@ pub(super) struct Kinds<'a> {
     unknown: Kind,
     /// True if the end was not reached, and every name may be anything.
     lost: bool,
+    /// True if a name is such as `is_odd` tells.
+    pub(super) is_odd: bool,
 }
 
 impl<'a> Kinds<'a> {
@@ -177,6 +179,7 @@ impl<'a> Kinds<'a> {
     }
 
     fn bind(&mut self, name: &'a Name, kind: Kind) {
+        self.is_odd |= is_odd(name);
         let known = self.names.get(name.kind.text.as_str()).copied();
         if known.is_none_or(|known| known < kind) {
             self.names.insert(&name.kind.text, kind);
@@ -272,6 +275,18 @@ impl<'a> Visitor<'a> for Kinds<'a> {
         }
     }
 }
+
+/// True for a variable with the name of a clause: the parser tries that when it does not understand a text, and perhaps it is
+/// a clause.
+pub(super) fn is_odd(name: &Name) -> bool {
+    !name.kind.escaped && CLAUSES.iter().any(|word| word.eq_ignore_ascii_case(&name.kind.text))
+}
+
+const CLAUSES: [&str; 25] = [
+    "CALL", "CASE", "CREATE", "DELETE", "DETACH", "ELSE", "EXISTS", "FINISH", "FOREACH", "INSERT", "LOAD",
+    "MATCH", "MERGE", "ON", "OPTIONAL", "REMOVE", "RETURN", "SET", "THEN", "UNION", "UNWIND", "WHEN",
+    "WHERE", "WITH", "YIELD",
+];
 
 /// The operand of which a long chain can hang, and the other one: chains are followed without recursion.
 pub(super) fn step(expr: &Expr) -> Option<(&Expr, Option<&Expr>)> {

@@ -19,12 +19,16 @@ mod touches;
 mod writes;
 
 #[cfg(test)]
+mod real_neo4j;
+#[cfg(test)]
 mod tests;
 
 use open_cypher::ast::{Query, StatementKind};
 
+use self::functions::CLOCK;
 pub(crate) use self::mark::{Footprint, Mark};
-pub(super) use self::touches::Writes;
+pub(super) use self::touches::{Writes, have_no_map};
+use super::form::Path;
 use super::tokens::Tokens;
 
 /// What is known of the data behind a text.
@@ -34,6 +38,8 @@ pub(super) struct Effects {
     pub(super) reads_only: bool,
     /// Why an answer may not be kept.
     pub(super) cacheable: Result<(), &'static str>,
+    /// Parameters of which it depends whether an answer may be kept: none of them may be a map.
+    pub(super) moments: Box<[Path]>,
     /// What an answer depends on.
     pub(super) reads: Footprint,
     /// What it may change.
@@ -48,24 +54,31 @@ impl Effects {
 
     /// Of a text that nobody understands.
     pub(super) fn unknown(reason: &'static str) -> Self {
-        Self { reads_only: false, cacheable: Err(reason), reads: Footprint::WHOLE, writes: Writes::Whole }
+        let moments = Box::default();
+        Self {
+            reads_only: false,
+            cacheable: Err(reason),
+            moments,
+            reads: Footprint::WHOLE,
+            writes: Writes::Whole,
+        }
     }
 
     fn known(text: &str, tokens: &Tokens<'_>) -> Result<Self, &'static str> {
         let parts = split::split(text, tokens)?;
         let queries = parts.iter().map(|part| parse(&part.text)).collect::<Result<Vec<_>, _>>()?;
         let found = reads::find(&queries);
-        let cacheable = found.refusal.map_or(Ok(()), Err);
+        let (cacheable, moments) = match found.refusal {
+            Some(reason) => (Err(reason), Box::default()),
+            None if found.moments.is_empty() => (Ok(()), Box::default()),
+            None => (Err(CLOCK), found.moments.into()),
+        };
         if found.writes {
             let writes = writes::writes(&parts, &queries);
-            return Ok(Self { reads_only: false, cacheable, reads: Footprint::WHOLE, writes });
+            return Ok(Self { reads_only: false, cacheable, moments, reads: Footprint::WHOLE, writes });
         }
-        Ok(Self {
-            reads_only: true,
-            cacheable,
-            reads: found.marks.into_footprint(),
-            writes: Writes::nothing(),
-        })
+        let reads = found.marks.into_footprint();
+        Ok(Self { reads_only: true, cacheable, moments, reads, writes: Writes::nothing() })
     }
 }
 

@@ -8,8 +8,9 @@ use open_cypher::ast::{
 };
 
 use super::functions::{self, Use};
-use super::kinds::{Kind, Kinds, step};
+use super::kinds::{Kind, Kinds, is_odd, step};
 use super::mark::{Mark, Marks};
+use crate::statement::form::Path;
 
 /// What was found in a text.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct Found {
     pub(super) marks: Marks,
     /// Why an answer may not be kept.
     pub(super) refusal: Option<&'static str>,
+    /// Parameters that must not be maps: what they are given to would tell the time of the call then.
+    pub(super) moments: Vec<Path>,
     /// True if a clause writes, or nobody knows what it does.
     pub(super) writes: bool,
 }
@@ -24,10 +27,13 @@ pub(super) struct Found {
 /// Goes through a text; the first query is the one that answers.
 pub(super) fn find(queries: &[Query]) -> Found {
     let kinds = Kinds::of(queries);
-    let found = Found { marks: Marks::default(), refusal: None, writes: false };
+    let found = Found { marks: Marks::default(), refusal: None, moments: Vec::new(), writes: false };
     let mut reader = Reader { kinds: &kinds, found };
     queries.iter().for_each(|query| reader.visit_query(query));
     queries.iter().take(1).for_each(|query| reader.answer(query));
+    if kinds.is_odd {
+        reader.unknown();
+    }
     reader.found
 }
 
@@ -75,8 +81,9 @@ impl Reader<'_> {
             }
             ExprKind::MapProjection(projection) => self.projection(projection),
             ExprKind::Function(call) => {
-                if let Err(reason) = functions::judge(call, self.kinds) {
-                    self.refuse(reason);
+                match functions::judge(call, self.kinds) {
+                    Ok(moment) => self.found.moments.extend(moment),
+                    Err(reason) => self.refuse(reason),
                 }
                 let usage = functions::usage(&functions::name(call));
                 let plain = call.arguments.iter().all(|argument| self.kinds.of_expr(argument) == Kind::Plain);
@@ -88,6 +95,7 @@ impl Reader<'_> {
                 }
             }
             ExprKind::Error(_) => self.unknown(),
+            ExprKind::Variable(name) if is_odd(name) => self.unknown(),
             _ => {}
         }
     }

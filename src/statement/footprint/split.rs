@@ -24,7 +24,7 @@ pub(super) struct Part {
     pub(super) imported: Vec<String>,
 }
 
-/// The parts of a text, the outermost first.
+/// The parts of a text, the one that answers first.
 pub(super) fn split(text: &str, tokens: &Tokens<'_>) -> Read<Vec<Part>> {
     check(text, tokens)?;
     let begin = match (tokens.is(0, "CYPHER"), tokens.kind(1)) {
@@ -101,22 +101,20 @@ impl Splitter<'_> {
     /// The source of these tokens, with what the parser does not know replaced.
     fn copy(&mut self, begin: usize, end: usize) -> Read<String> {
         let mut out = String::new();
+        // Brackets that are open here, by their place.
+        let mut open: Vec<usize> = Vec::new();
         let (mut at, mut from) = (begin, begin);
         while at < end {
-            let (next, replacement) = match self.tokens.kind(at) {
-                Some(TokenKind::Keyword(_) | TokenKind::Identifier) if !self.tokens.is_named(at) => {
-                    match self.replaced(at, end)? {
-                        Some(found) => found,
-                        None => {
-                            at += 1;
-                            continue;
-                        }
-                    }
+            match self.tokens.kind(at) {
+                Some(TokenKind::LeftParen | TokenKind::LeftBracket | TokenKind::LeftBrace) => open.push(at),
+                Some(TokenKind::RightParen | TokenKind::RightBracket | TokenKind::RightBrace) => {
+                    open.pop();
                 }
-                _ => {
-                    at += 1;
-                    continue;
-                }
+                _ => {}
+            }
+            let Some((next, replacement)) = self.replaced(at, end, open.last().copied())? else {
+                at += 1;
+                continue;
             };
             out.push_str(self.source(from, at));
             out.push_str(&replacement);
@@ -126,8 +124,98 @@ impl Splitter<'_> {
         Ok(out)
     }
 
-    /// What stands for the words from here on, and where it ends.
-    fn replaced(&mut self, at: usize, end: usize) -> Read<Option<(usize, String)>> {
+    /// What stands for the tokens from here on, and where it ends.
+    fn replaced(&mut self, at: usize, end: usize, open: Option<usize>) -> Read<Option<(usize, String)>> {
+        match self.tokens.kind(at) {
+            Some(TokenKind::Pipe) if self.is_label_choice(at, open) => Ok(Some((at + 1, "&".to_owned()))),
+            Some(TokenKind::Pipe) if self.is_doubtful_bar(at, open) => {
+                Err("it has a bar behind a label in a list, which may be two things")
+            }
+            Some(TokenKind::Keyword(_) | TokenKind::Identifier) if !self.tokens.is_named(at) => match open {
+                Some(open) if self.tokens.is(at, "WHERE") && self.is_pattern(open) => {
+                    let close = self.closing(open)?;
+                    let condition = self.copy(at + 1, close)?;
+                    self.parts.push(Part { text: format!("RETURN {condition}"), imported: Vec::new() });
+                    Ok(Some((close, String::new())))
+                }
+                _ => self.word(at, end),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// True for `|` between labels that are all meant as they are, outside of `[…]`, where it may be another thing. For what
+    /// is read it is the same whether a node has one of them or all, and the parser takes it for the end of a pattern.
+    fn is_label_choice(&self, at: usize, open: Option<usize>) -> bool {
+        let tokens = self.tokens;
+        if open.is_some_and(|open| tokens.kind(open) == Some(TokenKind::LeftBracket)) {
+            return false;
+        }
+        let is_name = |at| tokens.is_word(at) || tokens.kind(at) == Some(TokenKind::EscapedIdentifier);
+        let is_joint = |at| matches!(tokens.kind(at), Some(TokenKind::Pipe | TokenKind::Ampersand));
+        let (mut first, mut last) = (at, at);
+        while first >= 2 && is_joint(first) && is_name(first - 1) {
+            first -= 2;
+        }
+        while is_joint(last) && is_name(last + 1) {
+            last += 2;
+        }
+        let goes_on = matches!(
+            tokens.kind(last),
+            Some(
+                TokenKind::Pipe
+                    | TokenKind::Ampersand
+                    | TokenKind::Colon
+                    | TokenKind::LeftParen
+                    | TokenKind::Dot
+            )
+        );
+        tokens.kind(first) == Some(TokenKind::Colon) && first != at && last > at && !goes_on
+    }
+
+    /// True for `[x IN list WHERE x:A | x.b]`: the parser takes what follows for another label.
+    fn is_doubtful_bar(&self, at: usize, open: Option<usize>) -> bool {
+        let tokens = self.tokens;
+        let Some(open) = open.filter(|open| tokens.kind(*open) == Some(TokenKind::LeftBracket)) else {
+            return false;
+        };
+        if self.is_pattern(open) {
+            return false;
+        }
+        // Where the last part of what may be a label begins.
+        let mut first = at.saturating_sub(1);
+        if tokens.kind(first) == Some(TokenKind::RightParen) {
+            let opens = (open..first).filter(|at| tokens.kind(*at) == Some(TokenKind::LeftParen));
+            first = opens.rev().find(|opening| self.closing(*opening) == Ok(first)).unwrap_or(first);
+        }
+        let joint = matches!(
+            tokens.before(first),
+            Some(TokenKind::Colon | TokenKind::Ampersand | TokenKind::Bang | TokenKind::Pipe)
+        );
+        joint || first > 0 && tokens.is(first - 1, "IS")
+    }
+
+    /// True for the bracket of a node, of a part of a path, or of a relationship: WHERE in it is about the pattern.
+    fn is_pattern(&self, open: usize) -> bool {
+        let tokens = self.tokens;
+        match (tokens.kind(open), tokens.before(open)) {
+            (Some(TokenKind::LeftParen), Some(TokenKind::Keyword(Keyword::Match))) => true,
+            (Some(TokenKind::LeftParen), _) => {
+                open > 0 && !tokens.is_word(open - 1) && !self.is_escaped(open - 1)
+            }
+            (Some(TokenKind::LeftBracket), Some(TokenKind::Minus | TokenKind::LeftArrow)) => {
+                !tokens.is(open + 2, "IN")
+            }
+            _ => false,
+        }
+    }
+
+    fn is_escaped(&self, at: usize) -> bool {
+        self.tokens.kind(at) == Some(TokenKind::EscapedIdentifier)
+    }
+
+    /// What stands for a clause or an expression that begins with this word.
+    fn word(&mut self, at: usize, end: usize) -> Read<Option<(usize, String)>> {
         let tokens = self.tokens;
         if tokens.is(at, "CALL") {
             return self.subquery(at);

@@ -203,6 +203,17 @@ fn what_expressions_see() {
 fn what_the_parser_does_not_know() {
     read_all(&[
         ("CYPHER 25 MATCH (n:A) RETURN n.x", ".x :A"),
+        ("MATCH (n:A|B)-[:T]->(m:C|D)<-[:U]-(:E) RETURN n.x", "-T -U .x :A :B :C :D :E"),
+        ("MATCH (n:A|B {k: 1}), (m:C) WHERE m:D|E RETURN n.x", ".k .x :A :B :C :D :E"),
+        ("MATCH (n:A|!B {k: 1}) RETURN n.x", ".k .x :A :B node"),
+        ("MATCH (n:A&B|C) RETURN reduce(t = 0, q IN n.l | t + q)", ".l :A :B :C"),
+        ("MATCH (n:A) WHERE any(q IN labels(n) WHERE q = 'B') RETURN 1", ":A labels"),
+        (
+            "MATCH (n:A {k: 1} WHERE n.x > 1)-[r:T WHERE r.y = 1]->(m:B WHERE m.z = 1) RETURN 1",
+            "-T .k .x .y .z :A :B",
+        ),
+        ("MATCH (n WHERE n:A) ((x)-[:T]->(y) WHERE x.v < y.w)+ (m:B) RETURN 1", "-T .v .w :A :B"),
+        ("MATCH (n WHERE EXISTS { (n)-[:T]->(m WHERE m.k = 1) }) RETURN 1", "-T .k node"),
         ("MATCH (n:A) USING INDEX n:A(k) WHERE n.k = 1 RETURN n.x", ".k .x :A"),
         ("MATCH (n:A) USING TEXT INDEX SEEK n:A(k, j) WHERE n.k = 1 RETURN n.x", ".k .x :A"),
         (
@@ -250,6 +261,12 @@ fn what_is_not_kept() {
         ("RETURN 1; RETURN 2", "the parser does not know"),
         ("RETURN 'a\\u0041'", "it has a Unicode escape"),
         ("RETURN 1 AS `a\\\\b`", "it has a backslash"),
+        ("MATCH (n:A) WITH n AS set RETURN set.x", "it has a form"),
+        ("MATCH (n:A) RETURN [q IN [1] WHERE n:B | n]", "it has a bar"),
+        ("MATCH (n:A) RETURN [q IN [1] WHERE n:B|C | n]", "it has a bar"),
+        ("MATCH (n:A) RETURN [q IN [1] WHERE n:(B|C) | n]", "it has a bar"),
+        ("MATCH (n:A) RETURN [q IN [1] WHERE n:% | n]", "it has a bar"),
+        ("MATCH (n:A) RETURN [q IN [1] WHERE n IS B | n]", "it has a bar"),
         ("MATCH (n) DETACH DELETE n", "it writes"),
         ("MATCH (n:A) SET n.x = 1 RETURN n", "it writes"),
         ("MATCH (n:A) CALL (n) { CREATE (:B) } RETURN n", "it writes"),
@@ -386,4 +403,23 @@ fn the_parameters_of_a_request_are_looked_at_with_care() {
     );
     let rows = Value::map([("rows", Value::List(vec![Value::Map(Vec::new()); 6_000]))]);
     assert_eq!(writes("UNWIND $rows AS row MATCH (n:A) SET n += row", &rows), "keys all");
+}
+
+#[test]
+fn a_moment_out_of_a_parameter() {
+    let text = "MATCH (n:A) WHERE n.at > datetime($since) AND n.on = date($p.day) RETURN n.x";
+    let statement = Statement::parse(text);
+    assert!(statement.cacheable.is_err() && statement.reads_only);
+    assert_eq!(shown(&statement.reads), ".at .on .x :A");
+    let keeps = |since: Value| {
+        let day = Value::map([("day", Value::from("2020-01-01"))]);
+        statement.keeps(&Value::map([("since", since), ("p", day)]).to_bytes())
+    };
+    assert_eq!(keeps(Value::from("2020-01-01T00:00")), Ok(()));
+    assert_eq!(keeps(Value::Null), Ok(()));
+    assert!(keeps(Value::map([("timezone", Value::from("Z"))])).is_err());
+    assert!(statement.keeps(&[0xA0]).is_err());
+    let both = Statement::parse("RETURN datetime($since), rand()");
+    assert!(both.keeps(&Value::map([("since", Value::Null)]).to_bytes()).is_err());
+    assert_eq!(Statement::parse("RETURN 1").keeps(&[0xA0]), Ok(()));
 }

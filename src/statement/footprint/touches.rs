@@ -71,6 +71,14 @@ impl Source {
     }
 }
 
+/// True if there is something at each of these places, and no map.
+pub(in crate::statement) fn have_no_map(parameters: &[u8], places: &[Path]) -> bool {
+    places.iter().all(|path| {
+        let value = below(parameters, path).and_then(<[u8]>::first);
+        value.is_some_and(|marker| !matches!(marker, 0xA0..=0xAF | 0xD8..=0xDA))
+    })
+}
+
 /// The value at a path. A key that stands twice tells nothing.
 fn below<'a>(value: &'a [u8], path: &[Box<str>]) -> Option<&'a [u8]> {
     path.iter().try_fold(value, |value, name| {
