@@ -1,0 +1,268 @@
+//! All registers of a run, which of them are hot when, and the book of what was found.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bolt_wire::packstream::Value;
+use fastrand::Rng;
+use parking_lot::Mutex;
+
+use super::cell::Cell;
+use super::forms::{FAMILIES, Kind, ROOM, Read, Write};
+use super::rule::{Breach, Path, Rule};
+
+/// Everything that the clients of a run share.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// What is promised.
+    pub(crate) rule: Rule,
+    /// When it began.
+    pub(crate) started: Instant,
+    /// The registers; their places are their numbers in the graph.
+    pub(crate) cells: Vec<Cell>,
+    /// Where they stand.
+    pub(crate) slots: Vec<Slot>,
+    /// What was found.
+    pub(crate) book: Mutex<Book>,
+    /// Statements that were answered.
+    pub(crate) done: AtomicU64,
+    letters: Mutex<VecDeque<Letter>>,
+    seed: u64,
+}
+
+/// A place for a register, and its successors when it is full.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// How it is written.
+    pub(crate) writes: Vec<Arc<Write>>,
+    /// How it is read.
+    pub(crate) reads: Vec<Arc<Read>>,
+    /// The slots of its family, in order; else itself.
+    pub(crate) family: Vec<usize>,
+    cells: Vec<usize>,
+    current: AtomicUsize,
+}
+
+/// A bookmark that one client leaves for another.
+#[derive(Clone, Debug)]
+pub(crate) struct Letter {
+    /// What it is.
+    pub(crate) bookmark: Value,
+    /// The register that it is about.
+    pub(crate) slot: usize,
+    /// The same.
+    pub(crate) cell: usize,
+    /// What it stands for.
+    pub(crate) value: i64,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    /// Reads through each path.
+    pub(crate) reads: [u64; Path::COUNT],
+    /// Acknowledged writes through each path.
+    pub(crate) writes: [u64; Path::COUNT],
+    /// Reads that brought bookmarks.
+    pub(crate) bookmarked: u64,
+    /// Statements that failed, by code.
+    pub(crate) refused: BTreeMap<String, u64>,
+    /// Writes that were rolled back.
+    pub(crate) undone: u64,
+    /// Writes without an answer.
+    pub(crate) unknown: u64,
+    /// Connections that ended, or could not be made.
+    pub(crate) broken: u64,
+    /// What must not be.
+    pub(crate) breaches: BTreeMap<Breach, u64>,
+    /// The first of them, with the history of the register.
+    pub(crate) shown: Vec<String>,
+    /// Reads that missed something, whether they were allowed to or not.
+    pub(crate) lagging: u64,
+    /// By how much at most.
+    pub(crate) lag: Duration,
+    /// The longest wait for an answer.
+    pub(crate) slowest: Duration,
+}
+
+/// How many breaches are told with all that belongs to them.
+const SHOWN: usize = 5;
+/// How many letters are kept.
+const LETTERS: usize = 32;
+
+/// A stretch of a run in which the clients are alike.
+#[derive(Debug)]
+pub(crate) struct Phase {
+    /// Writes of a thousand statements.
+    pub(crate) writes: u32,
+    /// Of a hundred writes, those that go around Sidebolt.
+    pub(crate) around: u32,
+    /// Of a hundred writes, those that go through the other Sidebolt.
+    pub(crate) second: u32,
+    /// What is read most: a slot and the number of a text.
+    pub(crate) hot: Vec<(usize, usize)>,
+}
+
+impl World {
+    /// The registers of so many clients, for so many statements.
+    pub(crate) fn new(rule: Rule, clients: usize, statements: u64, seed: u64) -> Self {
+        let started = Instant::now();
+        // What can be counted up only so far has as many successors as may be needed.
+        let successors = usize::try_from(statements / 120_000).unwrap_or(0) + 2;
+        let mut world = Self {
+            rule,
+            started,
+            cells: Vec::new(),
+            slots: Vec::new(),
+            book: Mutex::default(),
+            done: AtomicU64::new(0),
+            letters: Mutex::default(),
+            seed,
+        };
+        for family in 0..FAMILIES {
+            (0..6).for_each(|_| world.add(Kind::Family(family), 1));
+        }
+        (0..4).for_each(|_| world.add(Kind::Edge, 1));
+        for kind in [Kind::Tick, Kind::Lit, Kind::Dim, Kind::Leaf, Kind::Tie] {
+            (0..3).for_each(|_| world.add(kind, successors));
+        }
+        (0..clients).for_each(|_| world.add(Kind::Owned, 64));
+        let kinds: Vec<Kind> = world.slots.iter().map(|slot| slot.kind).collect();
+        for (place, slot) in world.slots.iter_mut().enumerate() {
+            slot.family = match slot.kind {
+                Kind::Family(_) => (0..kinds.len()).filter(|&other| kinds[other] == slot.kind).collect(),
+                _ => vec![place],
+            };
+        }
+        world
+    }
+
+    fn add(&mut self, kind: Kind, successors: usize) {
+        let first = self.cells.len();
+        let started = self.started;
+        self.cells.extend((0..successors).map(|_| Cell::new(started)));
+        self.slots.push(Slot {
+            kind,
+            writes: kind.writes().into_iter().map(Arc::new).collect(),
+            reads: kind.reads().into_iter().map(Arc::new).collect(),
+            family: Vec::new(),
+            cells: (first..first + successors).collect(),
+            current: AtomicUsize::new(0),
+        });
+    }
+
+    /// The statements that put all registers into the graph.
+    pub(crate) fn creates(&self) -> Vec<String> {
+        let mut kinds: Vec<(Kind, Vec<i64>)> = Vec::new();
+        for slot in &self.slots {
+            let ids = slot.cells.iter().map(|&cell| cell as i64);
+            match kinds.iter_mut().find(|(kind, _)| *kind == slot.kind) {
+                Some((_, all)) => all.extend(ids),
+                None => kinds.push((slot.kind, ids.collect())),
+            }
+        }
+        kinds.iter().flat_map(|(kind, ids)| kind.creates(ids)).collect()
+    }
+
+    /// The slot that belongs to a client.
+    pub(crate) fn owned(&self, client: usize) -> usize {
+        let first = self.slots.iter().position(|slot| slot.kind == Kind::Owned).unwrap_or(0);
+        first + client
+    }
+
+    /// A slot that anybody may write.
+    pub(crate) fn shared(&self, random: &mut Rng) -> usize {
+        let families = FAMILIES * 6;
+        if random.u8(0..3) > 0 { random.usize(0..families) } else { random.usize(families..self.owned(0)) }
+    }
+
+    /// The stretch with this number.
+    pub(crate) fn phase(&self, number: u64) -> Phase {
+        let mut random = Rng::with_seed(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(number));
+        let (writes, around, second) = match random.u8(0..10) {
+            // Nearly nobody writes, or only others do; the cache can be of use.
+            0..=2 => (3, 0, 0),
+            3 | 4 => (4, 50, 50),
+            5 => (20, 0, 0),
+            6 | 7 => (40, 10, 15),
+            8 => (100, 30, 30),
+            _ => (300, 5, 15),
+        };
+        let hot = |random: &mut Rng| (random.usize(0..self.slots.len()), random.usize(0..64));
+        let hot = (0..random.usize(4..20)).map(|_| hot(&mut random)).collect();
+        Phase { writes, around, second, hot }
+    }
+
+    /// Leaves a letter for somebody.
+    pub(crate) fn post(&self, letter: Letter) {
+        let mut letters = self.letters.lock();
+        if letters.len() == LETTERS {
+            letters.pop_front();
+        }
+        letters.push_back(letter);
+    }
+
+    /// One of the last letters.
+    pub(crate) fn letter(&self, random: &mut Rng) -> Option<Letter> {
+        let letters = self.letters.lock();
+        let back = random.usize(0..4).min(letters.len().checked_sub(1)?);
+        letters.get(letters.len() - 1 - back).cloned()
+    }
+
+    /// Something must not be.
+    pub(crate) fn breach(&self, breach: Breach, cells: &[usize], what: &str) {
+        let mut book = self.book.lock();
+        *book.breaches.entry(breach).or_default() += 1;
+        if book.shown.len() < SHOWN {
+            let mut text = format!("{breach:?}: {what}");
+            for &cell in cells {
+                let lines = self.cells[cell].history(self.started);
+                text.push_str(&format!("\n  register {cell}:\n    {}", lines.join("\n    ")));
+            }
+            book.shown.push(text);
+        }
+    }
+
+    /// How many statements were answered.
+    pub(crate) fn answered(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+impl Slot {
+    /// The register that stands here now.
+    pub(crate) fn cell(&self) -> usize {
+        let last = self.cells.len() - 1;
+        self.cells[self.current.load(Ordering::Relaxed).min(last)]
+    }
+
+    /// The register to be written, and a number that no other write of it has; none if there is no room left.
+    pub(crate) fn take(&self, cells: &[Cell]) -> Option<(usize, i64)> {
+        loop {
+            let current = self.current.load(Ordering::Relaxed);
+            let &cell = self.cells.get(current)?;
+            let ticket = cells[cell].ticket();
+            if !self.kind.is_finite() || ticket <= ROOM {
+                return Some((cell, ticket));
+            }
+            self.next(cell);
+        }
+    }
+
+    /// The register has had its time: its successor takes its place.
+    pub(crate) fn next(&self, cell: usize) {
+        let place = cell - self.cells[0];
+        let _ = self.current.compare_exchange(place, place + 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+impl Book {
+    /// How often something was that must not be.
+    pub(crate) fn found(&self) -> u64 {
+        self.breaches.values().sum()
+    }
+}
