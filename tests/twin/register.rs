@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use bolt_wire::Version;
 
 use self::client::{Client, Ways};
 use self::rule::{Breach, Mode, Path, Rule};
 use self::scene::{Faults, Scene};
-use self::world::World;
+use self::world::{Plan, World};
 use crate::sides::Kind;
 use crate::wire::PATIENCE;
 
@@ -57,6 +58,10 @@ impl Args {
         Rule { mode: self.mode, bound: Duration::from_millis(self.max_staleness) }
     }
 
+    fn plan(&self) -> Plan {
+        Plan { clients: self.clients, statements: self.ops, seed: self.seed, dense: None }
+    }
+
     /// Lines of Sidebolt's configuration: the only place that knows the keys of its cache.
     fn lines(&self) -> String {
         let mut lines = self.kind.config.clone();
@@ -85,11 +90,11 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         return check::run(&args).await;
     }
     let mut scene = Scene::start(&args).await?;
-    let world = Arc::new(World::new(args.rule(), args.clients, args.ops, args.seed));
+    let world = Arc::new(World::new(args.rule(), args.plan()));
     scene.prepare(&world).await?;
     let ways = scene.ways();
     let versions = scene.versions.clone();
-    let play = play(&world, &ways, &versions, args.clients, args.ops, args.seed);
+    let play = play(&world, &ways, &versions, args.plan());
     let started = Instant::now();
     let (hung, struck) = tokio::join!(play, scene.strike_all(&args, &world));
     struck?;
@@ -105,14 +110,8 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
 }
 
 /// Lets all clients work; gives how many did not end.
-async fn play(
-    world: &Arc<World>,
-    ways: &Ways,
-    versions: &[bolt_wire::Version],
-    clients: usize,
-    statements: u64,
-    seed: u64,
-) -> usize {
+async fn play(world: &Arc<World>, ways: &Ways, versions: &[Version], plan: Plan) -> usize {
+    let Plan { clients, statements, seed, .. } = plan;
     let share = statements.div_ceil(clients as u64);
     let newest = versions[versions.len() - 1];
     let version =

@@ -96,13 +96,15 @@ impl Client {
     pub(crate) async fn work(mut self, statements: u64) {
         let (mut sent, mut number) = (0, 0);
         let mut phase = self.world.phase(0);
+        let mut last: Option<Op> = None;
         while sent < statements {
             if number % STRETCH == 0 {
                 phase = self.world.phase(number / STRETCH);
             }
             number += 1;
-            let op = Op::random(&self.world, &phase, self.number, &mut self.random);
+            let op = Op::random(&self.world, &phase, self.number, last.as_ref(), &mut self.random);
             sent += op.parts.len() as u64;
+            last = Some(op.clone());
             self.perform(op).await;
         }
     }

@@ -88,13 +88,39 @@ pub(crate) enum End {
 }
 
 impl Op {
-    /// The next one of a client.
-    pub(crate) fn random(world: &World, phase: &Phase, client: usize, random: &mut Rng) -> Self {
+    /// The next one of a client; `last`: its last one.
+    pub(crate) fn random(
+        world: &World,
+        phase: &Phase,
+        client: usize,
+        last: Option<&Self>,
+        random: &mut Rng,
+    ) -> Self {
+        if let Some(last) = last.filter(|last| last.writes() && random.bool()) {
+            return last.looked_after(world, phase, random);
+        }
         if random.u32(0..1000) < phase.writes {
             Self::write(world, phase, client, random)
         } else {
             Self::read(world, phase, random)
         }
+    }
+
+    /// A read of what was just written, on the same way mostly.
+    fn looked_after(&self, world: &World, phase: &Phase, random: &mut Rng) -> Self {
+        let mut read = Self::read(world, phase, random);
+        if random.u8(0..3) > 0 {
+            read.path = self.path;
+        }
+        if read.marks == Marks::Letter {
+            read.marks = Marks::No;
+        }
+        if let Some(Part::Write(slot, _) | Part::LockAndSet(slot)) = self.parts.last() {
+            // Of its texts the one that is read most, if it is one of those.
+            let hot = phase.hot.iter().find(|(hot, _)| hot == slot).map(|(_, form)| *form);
+            read.parts = vec![Part::Read(*slot, hot.unwrap_or_else(|| random.usize(0..64)))];
+        }
+        read
     }
 
     fn read(world: &World, phase: &Phase, random: &mut Rng) -> Self {
@@ -155,8 +181,8 @@ impl Op {
             9..=11 => (Way::Managed, vec![if random.u8(0..5) == 0 { owned } else { one(random) }]),
             12..=14 => (Way::Query, vec![if random.u8(0..5) == 0 { owned } else { one(random) }]),
             15 | 16 => (Way::Explicit, mixed(world, random)),
-            17 => (Way::Explicit, vec![Part::LockAndSet(random.usize(0..36))]),
-            18 => (Way::Managed, vec![Part::LockAndSet(random.usize(0..36))]),
+            17 => (Way::Explicit, vec![Part::LockAndSet(random.usize(0..world.shared_families()))]),
+            18 => (Way::Managed, vec![Part::LockAndSet(random.usize(0..world.shared_families()))]),
             _ => (Way::Deferred, mixed(world, random)),
         };
         let end = match random.u8(0..if way == Way::Explicit { 4 } else { 20 }) {

@@ -123,7 +123,7 @@ impl Rule {
             Some(Breach::OwnWrite)
         } else if value < due.bookmarks {
             Some(Breach::Bookmark)
-        } else if value < due.floor.same_path {
+        } else if !strict && value < due.floor.same_path {
             Some(Breach::SamePath)
         } else if value < least {
             Some(if strict { Breach::Stale } else { Breach::BeyondBound })
@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(of(Mode::Strict, Path::First, false, 9), None);
         assert_eq!(of(Mode::Strict, Path::First, false, 8), Some(Breach::Stale));
         assert_eq!(of(Mode::Strict, Path::First, false, 6), Some(Breach::OwnWrite));
+        assert_eq!(of(Mode::Strict, Path::First, false, 3), Some(Breach::OwnWrite));
         assert_eq!(of(Mode::Strict, Path::First, false, 11), Some(Breach::Future));
         assert_eq!(of(Mode::Bounded, Path::First, false, 5), None);
         assert_eq!(of(Mode::Bounded, Path::First, false, 4), Some(Breach::BeyondBound));

@@ -29,7 +29,31 @@ pub(crate) struct World {
     /// Statements that were answered.
     pub(crate) done: AtomicU64,
     letters: Mutex<VecDeque<Letter>>,
-    seed: u64,
+    plan: Plan,
+}
+
+/// How much there is and what is done with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// How many clients there are.
+    pub(crate) clients: usize,
+    /// How many statements they send.
+    pub(crate) statements: u64,
+    /// Decides what is random.
+    pub(crate) seed: u64,
+    /// Few registers, all of them hot, and many writes, of a hundred so many around Sidebolt: for caches that lie.
+    pub(crate) dense: Option<u32>,
+}
+
+impl Plan {
+    /// How many families of registers there are: each has texts of its own, which have to be planned.
+    fn families(self) -> usize {
+        match (self.dense, self.statements) {
+            (Some(_), _) => 1,
+            (None, 0..50_000) => 2,
+            _ => FAMILIES,
+        }
+    }
 }
 
 /// A place for a register, and its successors when it is full.
@@ -89,6 +113,8 @@ pub(crate) struct Book {
     pub(crate) slowest: Duration,
 }
 
+/// How many registers a family has.
+const MEMBERS: usize = 6;
 /// How many breaches are told with all that belongs to them.
 const SHOWN: usize = 5;
 /// How many letters are kept.
@@ -108,11 +134,11 @@ pub(crate) struct Phase {
 }
 
 impl World {
-    /// The registers of so many clients, for so many statements.
-    pub(crate) fn new(rule: Rule, clients: usize, statements: u64, seed: u64) -> Self {
+    /// The registers of a run.
+    pub(crate) fn new(rule: Rule, plan: Plan) -> Self {
         let started = Instant::now();
         // What can be counted up only so far has as many successors as may be needed.
-        let successors = usize::try_from(statements / 120_000).unwrap_or(0) + 2;
+        let successors = usize::try_from(plan.statements / 120_000).unwrap_or(0) + 2;
         let mut world = Self {
             rule,
             started,
@@ -121,16 +147,16 @@ impl World {
             book: Mutex::default(),
             done: AtomicU64::new(0),
             letters: Mutex::default(),
-            seed,
+            plan,
         };
-        for family in 0..FAMILIES {
-            (0..6).for_each(|_| world.add(Kind::Family(family), 1));
+        for family in 0..plan.families() {
+            (0..MEMBERS).for_each(|_| world.add(Kind::Family(family), 1));
         }
         (0..4).for_each(|_| world.add(Kind::Edge, 1));
         for kind in [Kind::Tick, Kind::Lit, Kind::Dim, Kind::Leaf, Kind::Tie] {
             (0..3).for_each(|_| world.add(kind, successors));
         }
-        (0..clients).for_each(|_| world.add(Kind::Owned, 64));
+        (0..plan.clients).for_each(|_| world.add(Kind::Owned, 64));
         let kinds: Vec<Kind> = world.slots.iter().map(|slot| slot.kind).collect();
         for (place, slot) in world.slots.iter_mut().enumerate() {
             slot.family = match slot.kind {
@@ -176,13 +202,19 @@ impl World {
 
     /// A slot that anybody may write.
     pub(crate) fn shared(&self, random: &mut Rng) -> usize {
-        let families = FAMILIES * 6;
+        let families = self.shared_families();
         if random.u8(0..3) > 0 { random.usize(0..families) } else { random.usize(families..self.owned(0)) }
+    }
+
+    /// How many slots there are of families: the first ones.
+    pub(crate) fn shared_families(&self) -> usize {
+        self.plan.families() * MEMBERS
     }
 
     /// The stretch with this number.
     pub(crate) fn phase(&self, number: u64) -> Phase {
-        let mut random = Rng::with_seed(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(number));
+        let mut random =
+            Rng::with_seed(self.plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(number));
         let (writes, around, second) = match random.u8(0..10) {
             // Nearly nobody writes, or only others do; the cache can be of use.
             0..=2 => (3, 0, 0),
@@ -192,6 +224,10 @@ impl World {
             8 => (100, 30, 30),
             _ => (300, 5, 15),
         };
+        if let Some(around) = self.plan.dense {
+            let hot = (0..3).map(|_| (self.shared(&mut random), random.usize(0..64))).collect();
+            return Phase { writes: 100, around, second: around.min(100 - around), hot };
+        }
         let hot = |random: &mut Rng| (random.usize(0..self.slots.len()), random.usize(0..64));
         let hot = (0..random.usize(4..20)).map(|_| hot(&mut random)).collect();
         Phase { writes, around, second, hot }
