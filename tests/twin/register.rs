@@ -164,7 +164,7 @@ fn report(title: &str, world: &World, scene: &Scene, hung: usize, took: Duration
     println!("| connections that broke | {} | |", book.broken);
     println!(
         "| hits of Sidebolt's cache | {} | |",
-        scene.hits.map_or("not told".to_owned(), |hits| hits.to_string())
+        scene.hits.map_or_else(|| "not told".to_owned(), |hits| hits.to_string())
     );
     let (lag, allowed) = match world.rule.mode {
         Mode::Strict => ("0", "0".to_owned()),

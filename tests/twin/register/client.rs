@@ -69,9 +69,9 @@ impl Carried {
     }
 }
 
-/// How many operations of a client belong to one stretch.
+/// How many operations of a client belong to one stretch at most.
 const STRETCH: u64 = 150;
-/// Before another attempt to connect.
+/// Before another attempt, as drivers do, when nobody answers or somebody refuses.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Bookmarks that a client keeps; then it sends them.
 const MARKS: usize = 4;
@@ -94,12 +94,13 @@ impl Client {
 
     /// Sends so many statements.
     pub(crate) async fn work(mut self, statements: u64) {
+        let stretch = (statements / 12).clamp(1, STRETCH);
         let (mut sent, mut number) = (0, 0);
         let mut phase = self.world.phase(0);
         let mut last: Option<Op> = None;
         while sent < statements {
-            if number % STRETCH == 0 {
-                phase = self.world.phase(number / STRETCH);
+            if number % stretch == 0 {
+                phase = self.world.phase(number / stretch);
             }
             number += 1;
             let op = Op::random(&self.world, &phase, self.number, last.as_ref(), &mut self.random);
@@ -125,7 +126,11 @@ impl Client {
                 let mut book = self.world.book.lock();
                 book.slowest = book.slowest.max(took);
             }
+            let refused = matches!(result, Err(Stop::Refused(_)));
             self.finish(&op, &carried, tx, result);
+            if refused {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         self.world.done.fetch_add(count, Ordering::Relaxed);
     }
