@@ -3,6 +3,7 @@
 mod cell;
 mod check;
 mod client;
+mod fetched;
 mod forms;
 mod liar;
 mod op;
@@ -103,9 +104,13 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     scene.compare(&world).await?;
     let title = format!("{:?}, seed {}, {}", args.mode, args.seed, scene.server);
     report(&title, &world, &scene, hung, took);
-    let panics = scene.panics();
+    let (panics, hits) = (scene.panics(), scene.hits);
     scene.clean_up().await?;
-    let kept = hung == 0 && panics == 0 && world.book.lock().found() == 0;
+    let mut kept = hung == 0 && panics == 0 && world.book.lock().found() == 0;
+    if !args.cacheless && hits.unwrap_or(0.0) == 0.0 {
+        println!("\nBROKEN Sidebolt's cache took no part: {HITS} tells of no hit");
+        kept = false;
+    }
     Ok(kept)
 }
 

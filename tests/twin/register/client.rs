@@ -9,10 +9,11 @@ use bolt_wire::Version;
 use bolt_wire::packstream::Value;
 use fastrand::Rng;
 
+use super::fetched::Fetched;
 use super::liar::Liar;
 use super::op::{End, Marks, Op, Pull, Way};
 use super::rule::{Breach, Path};
-use super::step::{Fetched, Tx};
+use super::step::Tx;
 use super::world::{Letter, World};
 use crate::plan::{Ask, Extra};
 use crate::wire::{Connection, Endpoint, PATIENCE, Reply};

@@ -67,6 +67,8 @@ pub(crate) enum Takes {
     Name,
     /// `ids`: several registers of one family.
     Ids,
+    /// Nothing: all registers of the family.
+    Family,
 }
 
 /// A text that reads a register.
@@ -109,7 +111,7 @@ impl Kind {
 
     /// All texts that raise it.
     pub(crate) fn writes(self) -> Vec<Write> {
-        use Takes::{Id, Ids, Key, Name, Props, Ticket};
+        use Takes::{Family, Id, Ids, Key, Name, Props, Ticket};
         use Told::{Entity, Nothing, Value};
         let all: &[(&str, Told, Takes)] = match self {
             Self::Family(_) => &[
@@ -136,7 +138,14 @@ impl Kind {
                     Value,
                     Name,
                 ),
+                ("MATCH (r:L {id: $id}) CALL (r) { SET r.v = r.v + 1 } RETURN r.v AS v", Value, Id),
+                (
+                    "MATCH (r:L {id: $id}) SET r.n = coalesce(r.n, 0) + 1 FOREACH (x IN [1] | SET r.v = r.v + 1)",
+                    Nothing,
+                    Id,
+                ),
                 ("UNWIND $ids AS id MATCH (r:L {id: id}) SET r.v = r.v + 1", Nothing, Ids),
+                ("MATCH (r:L) SET r.v = r.v + 1", Nothing, Family),
             ],
             Self::Edge => &[
                 (
@@ -170,6 +179,7 @@ impl Kind {
             Self::Lit => &[
                 ("MATCH (b:Bulb {id: $k}) SET b:Lit", Nothing, Key),
                 ("MERGE (b:Bulb {id: $k}) SET b:Lit RETURN b.id", Nothing, Key),
+                ("CREATE (:Bulb:Lit {id: $k + 400, of: $k / 1000})", Nothing, Key),
             ],
             Self::Dim => &[("MATCH (b:Lamp {id: $k}) REMOVE b:Bright", Nothing, Key)],
             Self::Leaf => &[
@@ -183,7 +193,7 @@ impl Kind {
         };
         all.iter()
             .map(|&(text, told, takes)| Write {
-                text: text.replace("r:L ", &format!("r:{} ", self.label())).into(),
+                text: text.replace("r:L", &format!("r:{}", self.label())).into(),
                 told,
                 takes,
             })

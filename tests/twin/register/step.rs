@@ -7,12 +7,12 @@ use bolt_wire::packstream::Value;
 
 use super::cell::{Event, Outcome, Pending};
 use super::client::{Carried, Client, Stop};
+use super::fetched::Fetched;
 use super::forms::{Kind, Read, Rows, Takes, Write};
 use super::op::{End, Op, Part};
 use super::rule::{Breach, Due, Path};
 use super::world::Letter;
 use crate::plan::{Ask, Extra};
-use crate::wire::Reply;
 
 /// What a transaction has done so far.
 #[derive(Debug, Default)]
@@ -59,39 +59,6 @@ enum What {
     Set,
 }
 
-/// An answer.
-#[derive(Debug, Default)]
-pub(super) struct Fetched {
-    records: Vec<Vec<Value>>,
-    /// True if there is more to fetch.
-    pub(super) more: bool,
-    /// True if these are all records.
-    pub(super) complete: bool,
-    /// The bookmark.
-    pub(super) bookmark: Option<Value>,
-}
-
-impl Fetched {
-    /// The last of some replies.
-    pub(super) fn of(replies: Vec<Reply>) -> Self {
-        let mut fetched = Self { complete: true, ..Self::default() };
-        fetched.add(replies);
-        fetched
-    }
-
-    /// What came afterwards.
-    pub(super) fn add(&mut self, mut replies: Vec<Reply>) {
-        let Some(reply) = replies.pop() else { return };
-        if reply.tag == bolt_wire::Tag::DISCARD {
-            self.complete = false;
-        }
-        let meta = reply.success();
-        self.more = meta.and_then(|meta| meta.get("has_more")) == Some(&Value::Boolean(true));
-        self.bookmark = meta.and_then(|meta| meta.get("bookmark")).cloned();
-        self.records.extend(reply.records);
-    }
-}
-
 impl Step {
     /// RUN.
     pub(super) fn run(&self, extra: Extra) -> Ask {
@@ -112,12 +79,12 @@ impl Client {
     pub(super) fn prepare(&self, path: Path, part: &Part, carried: &Carried, tx: &mut Tx) -> Option<Step> {
         let world = &self.world;
         match *part {
-            Part::Read(slot, form) => {
-                let slot = &world.slots[slot];
+            Part::Read(place, form) => {
+                let slot = &world.slots[place];
                 let form = Arc::clone(&slot.reads[form % slot.reads.len()]);
                 let all = matches!(form.rows, Rows::Family | Rows::Sum);
                 let cells: Vec<usize> = match all {
-                    true => slot.family.iter().map(|&other| world.slots[other].cell()).collect(),
+                    true => world.family(place).into_iter().map(|(_, cell)| cell).collect(),
                     false => vec![slot.cell()],
                 };
                 let id = [("id", Value::Integer(cells[0] as i64))];
@@ -165,17 +132,13 @@ impl Client {
             }
             Takes::Name => Value::map([id, ("key", "v".into())]),
             Takes::Ids => {
-                cells = slot
-                    .family
-                    .iter()
-                    .skip(ticket as usize % 4)
-                    .take(3)
-                    .map(|&other| (other, world.slots[other].cell()))
-                    .collect();
-                Value::map([(
-                    "ids",
-                    Value::List(cells.iter().map(|(_, cell)| Value::Integer(*cell as i64)).collect()),
-                )])
+                cells = world.family(place).into_iter().skip(ticket as usize % 4).take(3).collect();
+                let ids = cells.iter().map(|(_, cell)| Value::Integer(*cell as i64)).collect();
+                Value::map([("ids", Value::List(ids))])
+            }
+            Takes::Family => {
+                cells = world.family(place);
+                Value::map([])
             }
         };
         let sent = Instant::now();

@@ -65,8 +65,6 @@ pub(crate) struct Slot {
     pub(crate) writes: Vec<Arc<Write>>,
     /// How it is read.
     pub(crate) reads: Vec<Arc<Read>>,
-    /// The slots of its family, in order; else itself.
-    pub(crate) family: Vec<usize>,
     cells: Vec<usize>,
     current: AtomicUsize,
 }
@@ -157,13 +155,6 @@ impl World {
             (0..3).for_each(|_| world.add(kind, successors));
         }
         (0..plan.clients).for_each(|_| world.add(Kind::Owned, 64));
-        let kinds: Vec<Kind> = world.slots.iter().map(|slot| slot.kind).collect();
-        for (place, slot) in world.slots.iter_mut().enumerate() {
-            slot.family = match slot.kind {
-                Kind::Family(_) => (0..kinds.len()).filter(|&other| kinds[other] == slot.kind).collect(),
-                _ => vec![place],
-            };
-        }
         world
     }
 
@@ -175,7 +166,6 @@ impl World {
             kind,
             writes: kind.writes().into_iter().map(Arc::new).collect(),
             reads: kind.reads().into_iter().map(Arc::new).collect(),
-            family: Vec::new(),
             cells: (first..first + successors).collect(),
             current: AtomicUsize::new(0),
         });
@@ -209,6 +199,15 @@ impl World {
     /// How many slots there are of families: the first ones.
     pub(crate) fn shared_families(&self) -> usize {
         self.plan.families() * MEMBERS
+    }
+
+    /// The slots of a slot's family and the registers that stand there; else the slot itself.
+    pub(crate) fn family(&self, slot: usize) -> Vec<(usize, usize)> {
+        let kind = self.slots[slot].kind;
+        let all = if matches!(kind, Kind::Family(_)) { 0..self.slots.len() } else { slot..slot + 1 };
+        all.filter(|&other| self.slots[other].kind == kind)
+            .map(|other| (other, self.slots[other].cell()))
+            .collect()
     }
 
     /// The stretch with this number.
