@@ -92,7 +92,8 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     }
     let mut scene = Scene::start(&args).await?;
     let world = Arc::new(World::new(args.rule(), args.plan()));
-    scene.prepare(&world).await?;
+    scene.prepare().await?;
+    scene.fill(&world).await?;
     let ways = scene.ways();
     let versions = scene.versions.clone();
     let play = play(&world, &ways, &versions, args.plan());

@@ -99,13 +99,14 @@ fn cases() -> Vec<Case> {
 /// True if each lie is found and nothing else.
 pub(super) async fn run(args: &Args) -> Result<bool> {
     let scene = Scene::start(args).await?;
+    scene.prepare().await?;
     let mut all = true;
     println!("| lie | mode | found | reads that missed something, at most by | |\n|---|---|---|---|---|");
     for case in cases() {
         let rule = Rule { mode: case.mode, bound: Duration::from_millis(args.max_staleness) };
         let plan = Plan { statements: STATEMENTS, dense: Some(case.around()), ..args.plan() };
         let world = Arc::new(World::new(rule, plan));
-        scene.prepare(&world).await?;
+        scene.fill(&world).await?;
         let ways = case.ways(&scene);
         let hung = play(&world, &ways, &scene.versions, plan).await;
         scene.compare(&world).await?;

@@ -106,13 +106,19 @@ impl Scene {
         Ways { endpoints: [through(0), through(1), self.direct.clone()], liars: [None, None, None] }
     }
 
-    /// Puts the registers into the empty database.
-    pub(crate) async fn prepare(&self, world: &World) -> Result<()> {
+    /// Makes the constraints and indexes of an empty database.
+    pub(crate) async fn prepare(&self) -> Result<()> {
         let mut graph = Graph::open(&self.direct).await?;
         graph.must_be_empty().await?;
         for statement in schema() {
             graph.rows(&format!("CREATE {statement}")).await?;
         }
+        Ok(())
+    }
+
+    /// Puts the registers into the database.
+    pub(crate) async fn fill(&self, world: &World) -> Result<()> {
+        let mut graph = Graph::open(&self.direct).await?;
         for statement in world.creates() {
             graph.rows(&statement).await?;
         }
@@ -121,18 +127,21 @@ impl Scene {
 
     /// Deletes the registers.
     pub(crate) async fn empty(&self) -> Result<()> {
+        Graph::open(&self.direct).await?.empty().await
+    }
+
+    /// Leaves the database as it was.
+    pub(crate) async fn clean_up(self) -> Result<()> {
+        if self.neo4j.is_some() {
+            return Ok(());
+        }
+        self.empty().await?;
         let mut graph = Graph::open(&self.direct).await?;
-        graph.empty().await?;
         for statement in schema() {
             let what = statement.split(" FOR ").next().unwrap_or_default();
             graph.rows(&format!("DROP {what}")).await?;
         }
         Ok(())
-    }
-
-    /// Leaves the database as it was.
-    pub(crate) async fn clean_up(self) -> Result<()> {
-        if self.neo4j.is_none() { self.empty().await } else { Ok(()) }
     }
 
     /// Compares what is in the graph at the end with what was acknowledged.
