@@ -151,7 +151,8 @@ impl Case {
             ways.liars = [Some(Arc::new(Liar::new(habits))), Some(Arc::new(Liar::new(habits))), None];
         }
         if let Some(fault) = self.fault {
-            let wrong = Arc::new(Wrong::new(fault));
+            // Reads are chances too, and nothing to lose.
+            let wrong = Arc::new(Wrong::one_in(if fault == Fault::Lost { 10 } else { 100 }, fault));
             ways.endpoints[..2].iter_mut().for_each(|end| end.wrong = Some(Arc::clone(&wrong)));
         }
         ways

@@ -95,6 +95,20 @@ pub(crate) enum Rows {
     Sum,
 }
 
+/// Texts that change nothing that is read, though most report updates: with parameters `id`, a register of a family, and `props`.
+/// Of some, Neo4j counts no transaction, of others more than one.
+pub(crate) const IDLE: &[&str] = &[
+    "MATCH (r:Reg {id: $id}) SET r.same = 0",
+    "MATCH (r:Reg {id: $id}) SET r.same = 0 RETURN r.v AS v",
+    "MATCH (r:Reg {id: $id}) SET r.same = 1 SET r.same = 0",
+    "MATCH (r:Reg {id: $id}) SET r:Odd REMOVE r:Odd",
+    "MATCH (r:Reg {id: $id}) WHERE r.v < 0 SET r.v = 0",
+    "MERGE (r:Reg {id: $id}) RETURN r.v AS v",
+    "CREATE (x:RegOdd {of: $id}) DELETE x",
+    // A property that nothing had before.
+    "MATCH (o:RegOdd {id: $id}) SET o = $props",
+];
+
 impl Kind {
     /// True if its registers can count to `ROOM` and no further.
     pub(crate) fn is_finite(self) -> bool {
@@ -289,7 +303,10 @@ impl Kind {
             format!("{all} MATCH (r:{} {{id: id}}) CREATE (:RegGate {{id: id}})-[:TO]->", self.label());
         match self {
             Self::Family(_) => vec![
-                format!("{all} CREATE (:Reg:{} {{id: id, v: 0, n: 0}})", self.label()),
+                format!(
+                    "{all} CREATE (:Reg:{} {{id: id, v: 0, n: 0, same: 0}}), (:RegOdd {{id: id}})",
+                    self.label()
+                ),
                 format!("{gate}(:RegMid)-[:TO]->(r)"),
             ],
             Self::Edge => {
@@ -318,8 +335,8 @@ impl Kind {
 /// Constraints and indexes, by name and what they are on.
 pub(crate) fn schema() -> Vec<String> {
     let unique = [
-        "Reg", "RegGate", "RegEdge", "RegEnd", "RegOwned", "RegTick", "Bulb", "Lamp", "RegLeaf", "Leaf",
-        "RegTie", "RegKnot",
+        "RegOdd", "Reg", "RegGate", "RegEdge", "RegEnd", "RegOwned", "RegTick", "Bulb", "Lamp", "RegLeaf",
+        "Leaf", "RegTie", "RegKnot",
     ];
     let families = (0..FAMILIES).map(|number| Kind::Family(number).label());
     let constraint = |label: String| format!("CONSTRAINT reg_{label} FOR (n:{label}) REQUIRE n.id IS UNIQUE");

@@ -70,6 +70,8 @@ pub(crate) enum Part {
     Read(usize, usize),
     /// A write.
     Write(usize, usize),
+    /// A write that changes no register; the slot is one of a family.
+    Idle(usize, usize),
     /// Take the lock of a family's register and read it; then set it to one more.
     LockAndSet(usize),
     /// The second half of that.
@@ -170,6 +172,9 @@ impl Op {
             Path::First
         };
         let one = |random: &mut Rng| {
+            if random.u8(0..4) == 0 {
+                return Part::Idle(random.usize(0..world.shared_families()), random.usize(0..64));
+            }
             let hot = random.choice(&phase.hot).copied().filter(|_| random.bool());
             let slot = hot.map(|(slot, _)| slot).filter(|&slot| world.slots[slot].kind != Kind::Owned);
             let slot = slot.unwrap_or_else(|| world.shared(random));

@@ -8,7 +8,7 @@ use bolt_wire::packstream::Value;
 use super::cell::{Event, Outcome, Pending};
 use super::client::{Carried, Client, Stop};
 use super::fetched::Fetched;
-use super::forms::{Kind, Read, Rows, Takes, Write};
+use super::forms::{IDLE, Kind, Read, Rows, Takes, Write};
 use super::op::{End, Op, Part};
 use super::rule::{Breach, Due, Path};
 use super::world::Letter;
@@ -55,8 +55,8 @@ enum What {
     Write(Arc<Write>, usize),
     /// It locks a register and reads it.
     Lock(usize, Due),
-    /// The second half of that.
-    Set,
+    /// The second half of that, or what changes no register.
+    Nothing,
 }
 
 impl Step {
@@ -95,6 +95,16 @@ impl Client {
                 Some(Step { text: Arc::clone(&form.text), parameters, sent, what: What::Read(form, cells) })
             }
             Part::Write(slot, form) => self.prepare_write(path, slot, form, tx),
+            Part::Idle(slot, form) => {
+                let text: Arc<str> = IDLE[form % IDLE.len()].into();
+                let id = Value::Integer(world.slots[slot].cell() as i64);
+                let mut all = vec![("id", id.clone())];
+                if text.contains("$props") {
+                    let fresh = world.fresh();
+                    all.push(("props", Value::map([("id", id), (&fresh, Value::Integer(1))])));
+                }
+                Some(Step { text, parameters: Value::map(all), sent: Instant::now(), what: What::Nothing })
+            }
             Part::LockAndSet(slot) => {
                 let cell = world.slots[slot].cell();
                 let parameters = Value::map([("id", Value::Integer(cell as i64))]);
@@ -110,7 +120,7 @@ impl Client {
                 tx.writes.push(Wrote { pending, slot, told: Some(value + 1), text: Arc::clone(&text), sent });
                 let props = Value::map([("v", Value::Integer(value + 1))]);
                 let parameters = Value::map([("id", Value::Integer(cell as i64)), ("props", props)]);
-                Some(Step { text, parameters, sent, what: What::Set })
+                Some(Step { text, parameters, sent, what: What::Nothing })
             }
         }
     }
@@ -168,7 +178,7 @@ impl Client {
     pub(super) fn digest(&mut self, path: Path, step: Step, fetched: Fetched, tx: &mut Tx) {
         let at = Instant::now();
         match &step.what {
-            What::Set => {}
+            What::Nothing => {}
             What::Write(form, first) => match form.value(&fetched.records) {
                 Ok(told) => tx.writes[*first].told = told.filter(|_| fetched.complete),
                 Err(why) if fetched.complete => self.nonsense(path, &step, &why),

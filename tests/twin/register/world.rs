@@ -29,6 +29,7 @@ pub(crate) struct World {
     /// Statements that were answered.
     pub(crate) done: AtomicU64,
     letters: Mutex<VecDeque<Letter>>,
+    names: AtomicU64,
     plan: Plan,
 }
 
@@ -145,6 +146,7 @@ impl World {
             book: Mutex::default(),
             done: AtomicU64::new(0),
             letters: Mutex::default(),
+            names: AtomicU64::new(0),
             plan,
         };
         for family in 0..plan.families() {
@@ -215,9 +217,9 @@ impl World {
         let mut random =
             Rng::with_seed(self.plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(number));
         let (writes, around, second) = match random.u8(0..10) {
-            // Nearly nobody writes, or only others do; the cache can be of use.
+            // Nearly nobody writes, or mostly others do; the cache can be of use.
             0..=2 => (3, 0, 0),
-            3 | 4 => (4, 50, 50),
+            3 | 4 => (8, 35, 30),
             5 => (20, 0, 0),
             6 | 7 => (40, 10, 15),
             8 => (100, 30, 30),
@@ -239,6 +241,11 @@ impl World {
             letters.pop_front();
         }
         letters.push_back(letter);
+    }
+
+    /// A name that was not there before.
+    pub(crate) fn fresh(&self) -> String {
+        format!("fresh{}", self.names.fetch_add(1, Ordering::Relaxed))
     }
 
     /// One of the last letters.
