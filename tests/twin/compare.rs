@@ -61,7 +61,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
             break;
         }
     }
-    let server = args.servers.neo4j.as_ref().unwrap_or(&args.servers.version);
+    let server = args.servers.kind.neo4j.as_ref().unwrap_or(&args.servers.kind.version);
     tally.print(&format!("seed {}, {server}", args.seed), &sides, started.elapsed())?;
     ensure!(tally.statements > 0, "nothing was compared");
     sides.clean_up().await?;

@@ -28,7 +28,8 @@ impl Neo4j {
     pub(crate) fn start(version: &str, options: &[&str]) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("twin-neo4j-").tempdir()?;
         let path = home.path().join("home").to_string_lossy().into_owned();
-        let mut start: Vec<String> = ["start", version, "--home", &path].map(str::to_owned).to_vec();
+        let version = pinned(version)?;
+        let mut start: Vec<String> = ["start", &version, "--home", &path].map(str::to_owned).to_vec();
         start.extend(options.iter().map(|&option| option.to_owned()));
         let (pid, endpoint) = launch(&start)?;
         start.extend(["--port".to_owned(), endpoint.address.port().to_string()]);
@@ -71,11 +72,26 @@ fn running(pid: i32) -> bool {
         .is_some_and(|state| state != 'Z')
 }
 
-fn launch(arguments: &[String]) -> Result<(i32, Endpoint)> {
+/// The first version in tests/rig/versions that is this one or begins with it.
+fn pinned(version: &str) -> Result<String> {
+    let known = String::from_utf8(rig(&["versions".to_owned()])?)?;
+    let found = known
+        .lines()
+        .find(|line| line.strip_prefix(version).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
+    found.map(str::to_owned).with_context(|| {
+        format!("Neo4j {version} is not in tests/rig/versions; known: {}", known.trim().replace('\n', ", "))
+    })
+}
+
+fn rig(arguments: &[String]) -> Result<Vec<u8>> {
     let rig = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/neo4j");
     let output = Command::new(&rig).args(arguments).output().with_context(|| rig.display().to_string())?;
     ensure!(output.status.success(), "tests/rig/neo4j: {}", String::from_utf8_lossy(&output.stderr));
-    let said: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    Ok(output.stdout)
+}
+
+fn launch(arguments: &[String]) -> Result<(i32, Endpoint)> {
+    let said: serde_json::Value = serde_json::from_slice(&rig(arguments)?)?;
     let number = |key: &str| said[key].as_u64().with_context(|| format!("the rig said no {key}"));
     let port = u16::try_from(number("port")?)?;
     let password = said["password"].as_str().context("the rig said no password")?.to_owned();

@@ -8,6 +8,7 @@ mod lose;
 mod normal;
 mod plan;
 mod play;
+mod register;
 mod relay;
 mod round;
 mod servers;
@@ -40,6 +41,8 @@ enum Command {
     SelfCheck(compare::CheckArgs),
     /// Kill, cut, stall and half-close under load: nothing acknowledged is lost, nothing is done twice.
     Lose(lose::Args),
+    /// Registers read and written through two Sidebolts and around them: no read misses what it must see.
+    Register(register::Args),
 }
 
 fn main() -> Result<ExitCode> {
@@ -53,6 +56,7 @@ fn main() -> Result<ExitCode> {
                 Command::Compare(args) => compare::run(args).await,
                 Command::SelfCheck(args) => compare::check(args).await,
                 Command::Lose(args) => lose::run(args).await,
+                Command::Register(args) => register::run(args).await,
             }
         };
         tokio::select! {

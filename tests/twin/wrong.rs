@@ -39,6 +39,8 @@ impl Fault {
 #[derive(Debug)]
 pub(crate) struct Wrong {
     fault: Fault,
+    /// It happens in one of so many chances.
+    one_in: u8,
     random: Mutex<fastrand::Rng>,
     /// An earlier answer's records, for whom they do not belong to.
     kept: Mutex<Vec<Vec<Value>>>,
@@ -47,12 +49,17 @@ pub(crate) struct Wrong {
 impl Wrong {
     /// Once in a hundred chances.
     pub(crate) fn new(fault: Fault) -> Self {
+        Self::one_in(100, fault)
+    }
+
+    /// Once in so many chances.
+    pub(crate) fn one_in(one_in: u8, fault: Fault) -> Self {
         let random = Mutex::new(fastrand::Rng::with_seed(fault as u64));
-        Self { fault, random, kept: Mutex::default() }
+        Self { fault, one_in, random, kept: Mutex::default() }
     }
 
     fn now(&self) -> bool {
-        self.random.lock().u8(0..100) == 0
+        self.random.lock().u8(0..self.one_in) == 0
     }
 
     /// Asks, and falsifies.
