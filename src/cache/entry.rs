@@ -131,10 +131,15 @@ impl Answer {
     /// no footprint has).
     pub(super) fn objection(&self) -> Option<&'static str> {
         let Ok(summary) = MapView::parse(&self.summary) else { return Some("not a whole answer") };
-        if summary.string("type") != Some("r") || summary.has("stats") || summary.has("plan") || summary.has("profile") {
+        if summary.string("type") != Some("r")
+            || summary.has("stats")
+            || summary.has("plan")
+            || summary.has("profile")
+        {
             return Some("no read");
         }
-        let statuses = summary.get("statuses").map_or(0, |list| Walker::new(list).list_header().unwrap_or(usize::MAX));
+        let statuses =
+            summary.get("statuses").map_or(0, |list| Walker::new(list).list_header().unwrap_or(usize::MAX));
         (summary.has("notifications") || statuses > 1).then_some("it has notifications")
     }
 }

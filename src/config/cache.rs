@@ -39,7 +39,7 @@ pub struct Cache {
     #[serde(with = "DurationText")]
     #[schemars(extend("x-min" = "0s", "x-max" = "24h"))]
     pub stale_if_error: Duration,
-    /// Bytes of all answers together.
+    /// Bytes of all answers together; a change empties the cache.
     #[serde(with = "SizeText")]
     #[schemars(extend("x-min" = "64KiB", "x-max" = "64GiB"))]
     pub capacity: usize,

@@ -258,7 +258,10 @@ impl Session {
         let payload = chunk::payload(wire, extent, &mut scratch);
         let run = Run::parse(payload).ok()?;
         let statement = self.shared.coalescer.statements.get(run.text);
-        if !statement.reads_only || statement.keeps(run.parameters).is_err() || !self.shared.upstream.is_single() {
+        if !statement.reads_only
+            || statement.keeps(run.parameters).is_err()
+            || !self.shared.upstream.is_single()
+        {
             return None;
         }
         if begin.is_some() && !run.extra.is_empty() {
