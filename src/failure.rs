@@ -100,7 +100,9 @@ impl Refusal {
             Self::QueueFull { .. } => "try again later",
             Self::NoMember { .. } => "try again; if it stays, check the cluster",
             Self::Outdated => "try again",
-            Self::Hint { .. } => "give {coalesce: 'off'}, {coalesce: 'exact'} or {coalesce: 'deferred'}; {cache: 'off'}, {cache: 'strict'}, {cache: 'bounded'} or {cache: 'ttl'}",
+            Self::Hint { .. } => {
+                "give {coalesce: 'off'}, {coalesce: 'exact'} or {coalesce: 'deferred'}; {cache: 'off'}, {cache: 'strict'}, {cache: 'bounded'} or {cache: 'ttl'}"
+            }
             Self::TokenMismatch | Self::TokenRequired => "give the token as password or bearer credentials",
         }
     }

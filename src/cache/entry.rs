@@ -7,7 +7,7 @@ use std::time::Duration;
 use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Found, MessageScanner};
 use bolt_wire::message::{Outcome, Summary};
-use bolt_wire::packstream::{MapEdit, MapView, Walker, encode};
+use bolt_wire::packstream::{MapEdit, MapView, Value, Walker, encode};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
@@ -116,15 +116,21 @@ impl Answer {
         edit.apply(&MapView::parse(&self.run).unwrap_or(MapView::EMPTY), out);
     }
 
-    /// The last summary: SUCCESS, with a bookmark outside of a transaction.
-    pub(crate) fn put_summary(&self, bookmark: Option<&str>, out: &mut BytesMut) {
-        let mut edit = MapEdit::removing(&[]);
+    /// The last summary: SUCCESS, with a bookmark outside of a transaction. `unseen`: the whole result was discarded, of which Neo4j
+    /// then does not know whether it had anything.
+    pub(crate) fn put_summary(&self, bookmark: Option<&str>, unseen: bool, out: &mut BytesMut) {
+        let summary = MapView::parse(&self.summary).unwrap_or(MapView::EMPTY);
+        let unknown = unseen && summary.has("statuses");
+        let mut edit = MapEdit::removing(if unknown { &["statuses"] } else { &[] });
+        if unknown {
+            edit.add("statuses", |out| unknown_status().encode(out));
+        }
         if let Some(bookmark) = bookmark {
             edit.add("bookmark", |out| encode::string(bookmark, out));
         }
         edit.add("t_last", |out| encode::integer(0, out));
         out.put_slice(&[0xB1, Tag::SUCCESS.0]);
-        edit.apply(&MapView::parse(&self.summary).unwrap_or(MapView::EMPTY), out);
+        edit.apply(&summary, out);
     }
 
     /// Why it may not be kept: it is no read by Neo4j's own word, or Neo4j remarked on it (what it remarks on may change with names that
@@ -142,6 +148,15 @@ impl Answer {
             summary.get("statuses").map_or(0, |list| Walker::new(list).list_header().unwrap_or(usize::MAX));
         (summary.has("notifications") || statuses > 1).then_some("it has notifications")
     }
+}
+
+/// `statuses` of a result that nobody looked into.
+fn unknown_status() -> Value {
+    let description = "note: no data - unknown subcondition. Unknown GQLSTATUS from old server.";
+    Value::List(vec![Value::map([
+        ("gql_status", Value::from("02N42")),
+        ("status_description", description.into()),
+    ])])
 }
 
 fn without(map: &[u8], keys: &[&str]) -> Option<Bytes> {
@@ -232,7 +247,6 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use bolt_wire::packstream::Value;
     use bolt_wire::packstream::value::put_message;
 
     use super::*;

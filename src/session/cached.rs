@@ -253,7 +253,9 @@ impl Session {
         {
             return None;
         }
-        let principal = self.principal.as_ref()?;
+        let ttl = self.shared.config.load().auth.cache_ttl;
+        // Whoever's credentials are to be proved anew goes to Neo4j for it.
+        let principal = self.principal.as_ref().filter(|principal| principal.is_proved(ttl))?;
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(wire, extent, &mut scratch);
         let run = Run::parse(payload).ok()?;
@@ -271,6 +273,9 @@ impl Session {
             Some(begin) => MapView::parse(begin).ok()?,
             None => run.extra,
         };
+        if !is_well_formed(&extra) {
+            return None;
+        }
         let database = extra.string("db");
         let source = self.shared.cache.source(
             || Need {
@@ -376,7 +381,10 @@ impl Session {
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
         let Ok(begin) = Begin::parse(payload) else { return relay };
-        if begin.extra.string("mode") != Some("r") || bookmarks(&begin.extra).is_none() {
+        if !is_well_formed(&begin.extra)
+            || begin.extra.string("mode") != Some("r")
+            || bookmarks(&begin.extra).is_none()
+        {
             return relay;
         }
         let mut plain = BytesMut::new();
@@ -476,6 +484,16 @@ impl Session {
             filling.keep(&self.shared);
         }
     }
+}
+
+/// Whether what the key of an answer leaves out is as Neo4j wants it. If not, Neo4j is to say so.
+fn is_well_formed(extra: &MapView<'_>) -> bool {
+    extra.iter().all(|(name, _)| match name {
+        "mode" => matches!(extra.string(name), Some("r" | "w")),
+        "tx_timeout" => extra.integer(name).is_some_and(|timeout| timeout >= 0),
+        "tx_metadata" => extra.map(name).is_some(),
+        _ => true,
+    })
 }
 
 /// Adds one to the bookmarks.

@@ -42,6 +42,8 @@ struct Open {
     records: Bytes,
     /// What follows the last one.
     tail: Tail,
+    /// Some of it was fetched.
+    begun: bool,
 }
 
 /// What follows a result's last record.
@@ -210,7 +212,7 @@ impl Session {
     ) {
         let local = self.results.get_or_insert_default();
         (local.newest, local.last) = (number, true);
-        local.results.push(Open { number, records, tail: Tail::Kept { entry, bookmark } });
+        local.results.push(Open { number, records, tail: Tail::Kept { entry, bookmark }, begun: false });
     }
 
     /// PULL or DISCARD, if it is of a result of Sidebolt's own.
@@ -281,10 +283,12 @@ impl Session {
             left -= 1;
         }
         let has_more = !open.records.is_empty();
+        let first = !std::mem::replace(&mut open.begun, true);
+        let unseen = first && tag == Tag::DISCARD;
         if has_more {
             self.put_success(&Value::map([("has_more", true.into())]).to_bytes());
         } else {
-            self.put_answer(|out| open.tail.put(version, out));
+            self.put_answer(|out| open.tail.put(unseen, version, out));
             local.results.remove(at);
         }
         self.machine.answered(Outcome::Success { has_more });
@@ -342,7 +346,7 @@ impl Open {
             });
         }
         let tail = Tail::Own { any: !table.rows.is_empty(), database, since: Instant::now() };
-        Self { number, records: records.freeze(), tail }
+        Self { number, records: records.freeze(), tail, begun: false }
     }
 }
 
@@ -355,14 +359,14 @@ impl Tail {
         }
     }
 
-    /// SUCCESS behind the last record.
-    fn put(&self, version: Version, out: &mut BytesMut) {
+    /// SUCCESS behind the last record. `unseen`: the whole result was discarded.
+    fn put(&self, unseen: bool, version: Version, out: &mut BytesMut) {
         match self {
             Self::Own { any, database, since } => {
                 out.put_slice(&[0xB1, Tag::SUCCESS.0]);
                 summary(*any, database.as_deref(), *since, version).encode(out);
             }
-            Self::Kept { entry, bookmark } => entry.answer.put_summary(bookmark.as_deref(), out),
+            Self::Kept { entry, bookmark } => entry.answer.put_summary(bookmark.as_deref(), unseen, out),
         }
     }
 }
