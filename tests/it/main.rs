@@ -10,6 +10,7 @@
 
 mod support;
 
+mod cache;
 mod chaos;
 mod coalesce;
 mod console;

@@ -1,0 +1,192 @@
+//! The cache against real Neo4j: what is served is what Neo4j would say, and who may not see it does not.
+
+use bolt_wire::Version;
+use bolt_wire::packstream::Value;
+use sidebolt::config::Consistency;
+
+use crate::support::message::*;
+use crate::support::neo4j::Neo4j;
+use crate::support::raw_client::{Answer, Client};
+use crate::support::sidebolt::Sidebolt;
+
+const HITS: &str = "sidebolt_cache_hits_total";
+const FILLS: &str = "sidebolt_cache_fills_total";
+
+/// Nodes of a test's own.
+async fn subject(neo4j: &Neo4j, test: &str) -> String {
+    let label = format!("ItCache_{test}");
+    neo4j.admin(&format!("MATCH (n:{label}) DETACH DELETE n")).await;
+    neo4j.admin(&format!("UNWIND range(1, 5) AS id CREATE (:{label} {{id: id, v: id}})")).await;
+    label
+}
+
+async fn client(sidebolt: &Sidebolt, neo4j: &Neo4j, version: Version) -> Client {
+    Client::login(sidebolt.address, version, Neo4j::USER, &neo4j.password).await
+}
+
+fn records(answers: &[Answer]) -> Vec<&Answer> {
+    answers.iter().filter(|answer| matches!(answer, Answer::Record(_))).collect()
+}
+
+/// Without times and bookmark, and in no order.
+fn summary(answer: &Answer) -> Vec<(String, Value)> {
+    let Value::Map(entries) = answer.success() else { panic!("{answer:?}") };
+    let steady = |(key, _): &&(String, Value)| !["t_first", "t_last", "bookmark"].contains(&key.as_str());
+    let mut entries: Vec<_> = entries.iter().filter(steady).cloned().collect();
+    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    entries
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hit_is_what_neo4j_says() {
+    for neo4j in Neo4j::all("cache::a_hit_is_what_neo4j_says") {
+        let label = subject(&neo4j, "says").await;
+        let text = format!("MATCH (n:{label}) WHERE n.id > $least RETURN n.id AS id, n ORDER BY id");
+        let run = || run_with(&text, map([("least", Value::Integer(1))]), none());
+        for version in [Version::V4_4, Version::new(5, 4), Version::V5_8] {
+            let sidebolt = Sidebolt::start(&neo4j.address, |_| {}).await;
+            let mut direct = neo4j.client(version).await;
+            let mut through = client(&sidebolt, &neo4j, version).await;
+            for requests in [
+                vec![run(), pull_all()],
+                vec![run(), pull(2), pull(1), pull_all()],
+                vec![run(), discard(-1)],
+                vec![run(), pull(1), discard(-1)],
+                vec![begin_with([("mode", "r".into())]), run(), pull(1000), commit()],
+                vec![
+                    begin_with([("mode", "r".into())]),
+                    run(),
+                    pull(1000),
+                    run(),
+                    pull(1),
+                    pull(9),
+                    commit(),
+                ],
+                vec![begin_with([("mode", "r".into())]), run(), pull(1), rollback()],
+            ] {
+                for _ in 0..5 {
+                    let (a, b) = (direct.ask(&requests).await, through.ask(&requests).await);
+                    assert_eq!(records(&a), records(&b), "{version}");
+                    assert_eq!(a.len(), b.len(), "{version}");
+                    for (a, b) in a.iter().zip(&b).filter(|(a, _)| a.is_success()) {
+                        assert_eq!(summary(a), summary(b), "{version}");
+                    }
+                }
+            }
+            assert!(
+                sidebolt.metric(HITS, "").await >= 3.0,
+                "{version}: {:?}",
+                sidebolt.metric(HITS, "").await
+            );
+            sidebolt.at_rest().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_of_others_are_seen_at_once() {
+    for neo4j in Neo4j::all("cache::writes_of_others_are_seen_at_once") {
+        let label = subject(&neo4j, "others").await;
+        let sidebolt = Sidebolt::start(&neo4j.address, |_| {}).await;
+        let mut reader = client(&sidebolt, &neo4j, Version::V5_8).await;
+        let mut other = neo4j.client(Version::V5_8).await;
+        let text = format!("MATCH (n:{label} {{id: 1}}) RETURN n.v AS v");
+        for v in 0..30 {
+            other.query(&format!("MATCH (n:{label} {{id: 1}}) SET n.v = {v}")).await.unwrap();
+            for _ in 0..4 {
+                assert_eq!(reader.value(&text).await, Value::Integer(v));
+            }
+        }
+        assert!(sidebolt.metric(HITS, "").await >= 3.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_writes_spare_what_they_do_not_touch() {
+    for neo4j in Neo4j::all("cache::own_writes_spare_what_they_do_not_touch") {
+        let label = subject(&neo4j, "spares").await;
+        // In `bounded` a reading is a moment old, and still own writes are seen.
+        for consistency in [Consistency::Strict, Consistency::Bounded, Consistency::Ttl] {
+            let sidebolt =
+                Sidebolt::start(&neo4j.address, |config| config.cache.consistency = consistency).await;
+            let mut session = client(&sidebolt, &neo4j, Version::V5_8).await;
+            let kept = format!("MATCH (n:{label} {{id: 2}}) RETURN n.v AS v");
+            let count = format!("MATCH (n:{label}_B) RETURN count(n) AS c");
+            session.query(&format!("MATCH (n:{label}_B) DETACH DELETE n")).await.unwrap();
+            session.query(&format!("CREATE (:{label}_B {{id: 0}})")).await.unwrap();
+            for expected in 1..20 {
+                for _ in 0..3 {
+                    assert_eq!(session.value(&kept).await, Value::Integer(2), "{consistency:?}");
+                    assert_eq!(session.value(&count).await, Value::Integer(expected), "{consistency:?}");
+                }
+                session.query(&format!("CREATE (:{label}_B {{id: {expected}}})")).await.unwrap();
+            }
+            assert!(sidebolt.metric(HITS, "").await >= 3.0, "{consistency:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn equal_reads_that_come_together_run_once() {
+    const CLIENTS: usize = 300;
+    for neo4j in Neo4j::all("cache::equal_reads_that_come_together_run_once") {
+        let label = subject(&neo4j, "together").await;
+        let sidebolt = Sidebolt::start(&neo4j.address, |_| {}).await;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(client(&sidebolt, &neo4j, Version::V5_8).await);
+        }
+        // The database is known from then on.
+        clients[0].query(&format!("MATCH (n:{label}) RETURN count(n)")).await.unwrap();
+        // Other tests write to the same server: an answer that a commit overtook is not kept, and the next one runs.
+        let mut fewest = f64::MAX;
+        for round in 0..8 {
+            let before = sidebolt.metric(FILLS, "").await;
+            let text = format!(
+                "UNWIND range(1, 1000000) AS x WITH sum(x) AS s MATCH (n:{label}) WITH s, count(n) AS c RETURN s + c + {round} AS c"
+            );
+            let asked = clients.drain(..).map(|mut client| {
+                let text = text.clone();
+                tokio::spawn(async move { (client.value(&text).await, client) })
+            });
+            for answer in asked.collect::<Vec<_>>() {
+                let (value, client) = answer.await.unwrap();
+                assert_eq!(value, Value::Integer(500_000_500_005 + round));
+                clients.push(client);
+            }
+            fewest = fewest.min(sidebolt.metric(FILLS, "").await - before);
+        }
+        assert_eq!(fewest, 1.0, "runs at Neo4j");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_belong_to_their_user_and_hints_are_heeded() {
+    const TEXT: &str = "UNWIND range(1, 20000) AS x RETURN sum(x) AS s";
+    for neo4j in Neo4j::all("cache::answers_belong_to_their_user_and_hints_are_heeded") {
+        let name = "it_cache_ann";
+        neo4j
+            .system(&format!(
+                "CREATE OR REPLACE USER {name} SET PASSWORD 'it-password-1' CHANGE NOT REQUIRED"
+            ))
+            .await;
+        let sidebolt = Sidebolt::start(&neo4j.address, |_| {}).await;
+        let mut one = client(&sidebolt, &neo4j, Version::V5_8).await;
+        let mut hits = 0.0;
+        for _ in 0..200 {
+            one.value(TEXT).await;
+            hits = sidebolt.metric(HITS, "").await;
+            if hits > 0.0 {
+                break;
+            }
+        }
+        assert!(hits > 0.0);
+        let mut ann = Client::login(sidebolt.address, Version::V5_8, name, "it-password-1").await;
+        ann.value(TEXT).await;
+        assert_eq!(sidebolt.metric(HITS, "").await, hits, "another user's answer is not served");
+        let off = map([("tx_metadata", map([("sidebolt", map([("cache", "off".into())]))]))]);
+        one.query_with(run_with(TEXT, none(), off)).await.unwrap();
+        assert_eq!(sidebolt.metric(HITS, "").await, hits, "who wants none gets none");
+        neo4j.system(&format!("DROP USER {name} IF EXISTS")).await;
+    }
+}
