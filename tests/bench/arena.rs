@@ -29,6 +29,12 @@ pub(crate) enum Way {
     Sidebolt,
     /// Sidebolt without group commit.
     Uncoalesced,
+    /// Sidebolt without its cache.
+    Uncached,
+    /// Sidebolt with its cache, each hit checked.
+    Strict,
+    /// Sidebolt with its cache, hits right within a bound.
+    Bounded,
     /// No proxy, and the writes batched by the client itself.
     ByHand,
 }
@@ -40,6 +46,9 @@ impl fmt::Display for Way {
             Self::Haproxy => "HAProxy",
             Self::Sidebolt => "Sidebolt",
             Self::Uncoalesced => "Sidebolt, no group commit",
+            Self::Uncached => "Sidebolt, no cache",
+            Self::Strict => "Sidebolt, strict",
+            Self::Bounded => "Sidebolt, bounded",
             Self::ByHand => "UNWIND by hand",
         })
     }
@@ -89,7 +98,9 @@ impl Arena {
             servers.push(server);
         }
         if let Some(program) = &programs.sidebolt {
-            let (server, [address, _]) = start_sidebolt(program, "", upstream.address, pool_size, programs)?;
+            // What is measured is the way to the upstream.
+            let off = if schema_has(program, "\"cache\"")? { NO_CACHE } else { "" };
+            let (server, [address, _]) = start_sidebolt(program, off, upstream.address, pool_size, programs)?;
             targets.push(Target { way: Way::Sidebolt, address, pid: Some(server.pid()) });
             servers.push(server);
         }
@@ -115,6 +126,24 @@ impl Arena {
         Ok((Self { targets, upstream, _servers: servers }, admin))
     }
 
+    /// Sidebolt without and with its cache in front of an upstream that runs already.
+    pub(crate) fn of_readers(upstream: Target, programs: &Programs) -> Result<Self> {
+        let (mut targets, mut servers) = (vec![upstream], Vec::new());
+        if let Some(program) = &programs.sidebolt {
+            for (way, more) in [
+                (Way::Uncached, NO_CACHE),
+                (Way::Strict, "cache:\n  consistency: strict\n"),
+                (Way::Bounded, "cache:\n  consistency: bounded\n"),
+            ] {
+                let (server, [address, _]) =
+                    start_sidebolt(program, more, upstream.address, WRITERS_POOL, programs)?;
+                targets.push(Target { way, address, pid: Some(server.pid()) });
+                servers.push(server);
+            }
+        }
+        Ok(Self { targets, upstream, _servers: servers })
+    }
+
     /// A stub with proxies in front of it.
     pub(crate) fn before_stub(threads: usize, pool_size: usize, programs: &Programs) -> Result<Self> {
         let (server, address) = start_stub(threads, programs)?;
@@ -129,6 +158,8 @@ impl Arena {
         self.targets.iter().copied().find(|target| target.way == way)
     }
 }
+
+const NO_CACHE: &str = "cache:\n  enabled: false\n";
 
 /// Upstream connections for writers: the default of Sidebolt and of the drivers.
 const WRITERS_POOL: usize = 100;

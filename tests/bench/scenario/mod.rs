@@ -1,6 +1,7 @@
 //! The scenarios, and what they share: settings, interleaved rounds, and the figures drawn from them.
 
 mod busy;
+mod cache;
 mod coalesce;
 mod connect;
 mod idle;
@@ -37,6 +38,8 @@ pub(crate) enum Scenario {
     Connect,
     /// Group commit: single writes, direct, through Sidebolt without and with it, and batched by hand.
     Coalesce,
+    /// Hot reads: direct, and through Sidebolt without and with its cache.
+    Cache,
     /// 100,000 nodes and 500,000 relationships written as singles; long, and only run when it is named.
     Bulk,
 }
@@ -92,6 +95,7 @@ impl Scenario {
             Self::Busy => busy::run(settings),
             Self::Connect => connect::run(settings),
             Self::Coalesce => coalesce::run(settings),
+            Self::Cache => cache::run(settings),
             Self::Bulk => coalesce::bulk(settings),
         }?;
         if let Some(cores) = median(findings.foreign.iter().copied()).filter(|cores| *cores > 0.05) {
