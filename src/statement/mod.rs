@@ -3,6 +3,7 @@
 mod batch;
 mod class;
 mod count;
+pub(crate) mod fingerprint;
 mod footprint;
 mod form;
 mod pattern;
@@ -40,6 +41,9 @@ pub(crate) struct Statement {
     pub(crate) id: u64,
     /// The text, byte for byte.
     pub(crate) text: Box<str>,
+    /// What it has in common with texts that differ in their values only.
+    #[allow(dead_code, reason = "only tests look at it yet")]
+    pub(crate) fingerprint: u64,
     /// Names of the parameters that it reads. A request that lacks one is Neo4j's to refuse.
     pub(crate) parameters: Box<[Box<str>]>,
     /// What it may do.
@@ -106,23 +110,32 @@ impl Statement {
     pub(crate) fn parse(text: &str) -> Self {
         if text.len() > LONGEST {
             let reason = "it is too long";
-            return Self::of(text, Box::default(), Class::Other(reason), Effects::unknown(reason));
+            let normalised = fingerprint::of_long(text);
+            return Self::of(
+                text,
+                &normalised,
+                Box::default(),
+                Class::Other(reason),
+                Effects::unknown(reason),
+            );
         }
         let tokens = Tokens::of(text);
+        let normalised = fingerprint::of_tokens(&tokens);
         let class = match class::judge(&tokens) {
             Ok(()) => Class::Write { shape: recognise::recognise(text, &tokens) },
             Err(reason) => Class::Other(reason),
         };
-        Self::of(text, tokens.parameters(), class, Effects::of(text, &tokens))
+        Self::of(text, &normalised, tokens.parameters(), class, Effects::of(text, &tokens))
     }
 
-    fn of(text: &str, parameters: Box<[Box<str>]>, class: Class, effects: Effects) -> Self {
+    fn of(text: &str, normalised: &str, parameters: Box<[Box<str>]>, class: Class, effects: Effects) -> Self {
         let Effects { reads_only, cacheable, moments, reads, writes } = effects;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
             id,
             text: text.into(),
+            fingerprint: fingerprint::hash(normalised),
             parameters,
             class,
             reads_only,
