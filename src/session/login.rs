@@ -53,7 +53,7 @@ pub(super) async fn log_in(
         condemned: false,
         filling: None,
         writing: None,
-        reads: super::cached::Reads::default(),
+        reads: super::managed::Reads::default(),
         exchange: Exchange {
             tag: Tag::HELLO,
             asked: now,

@@ -2,12 +2,15 @@
 
 mod cached;
 mod deferred;
+mod edit;
 mod errand;
 mod filter;
 mod held;
 mod hints;
 mod local;
 mod login;
+mod managed;
+mod question;
 mod registry;
 mod relay;
 mod requests;
@@ -135,7 +138,7 @@ pub(crate) struct Session {
     /// What the running exchange may change, and its commit.
     writing: Option<Box<writing::Writing>>,
     /// How this client's managed reads go.
-    reads: cached::Reads,
+    reads: managed::Reads,
     /// For metadata that is looked at.
     scratch: BytesMut,
     /// A transaction that has not begun at Neo4j.
