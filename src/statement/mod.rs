@@ -5,6 +5,7 @@ mod class;
 mod count;
 mod footprint;
 mod form;
+mod names;
 mod pattern;
 mod read;
 mod recognise;
@@ -19,6 +20,7 @@ mod real_neo4j;
 mod tests;
 
 pub(crate) use footprint::{Footprint, Mark};
+pub(crate) use names::Names;
 pub(crate) use shape::{Amount, Counter, Kind, Operand, Requirement, Shape, Way, When};
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +44,8 @@ pub(crate) struct Statement {
     pub(crate) text: Box<str>,
     /// Names of the parameters that it reads. A request that lacks one is Neo4j's to refuse.
     pub(crate) parameters: Box<[Box<str>]>,
+    /// The labels and types that it names.
+    pub(crate) names: Names,
     /// What it may do.
     pub(crate) class: Class,
     /// True if it surely changes nothing, on whatever data.
@@ -106,17 +110,18 @@ impl Statement {
     pub(crate) fn parse(text: &str) -> Self {
         if text.len() > LONGEST {
             let reason = "it is too long";
-            return Self::of(text, Box::default(), Class::Other(reason), Effects::unknown(reason));
+            let (class, effects) = (Class::Other(reason), Effects::unknown(reason));
+            return Self::of(text, Box::default(), Names::unknown(), class, effects);
         }
         let tokens = Tokens::of(text);
         let class = match class::judge(&tokens) {
             Ok(()) => Class::Write { shape: recognise::recognise(text, &tokens) },
             Err(reason) => Class::Other(reason),
         };
-        Self::of(text, tokens.parameters(), class, Effects::of(text, &tokens))
+        Self::of(text, tokens.parameters(), Names::of(&tokens), class, Effects::of(text, &tokens))
     }
 
-    fn of(text: &str, parameters: Box<[Box<str>]>, class: Class, effects: Effects) -> Self {
+    fn of(text: &str, parameters: Box<[Box<str>]>, names: Names, class: Class, effects: Effects) -> Self {
         let Effects { reads_only, cacheable, moments, reads, writes } = effects;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -124,6 +129,7 @@ impl Statement {
             id,
             text: text.into(),
             parameters,
+            names,
             class,
             reads_only,
             cacheable,
