@@ -24,6 +24,7 @@ mod tree;
 mod units;
 pub mod uri;
 mod validate;
+mod when;
 
 pub use cache::{Cache, Consistency};
 pub use coalesce::Coalesce;
@@ -31,6 +32,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
 pub use uri::{TlsTrust, UpstreamUri};
+pub use when::{AccessKind, When};
 
 use units::{AddressText, DurationText, OptionalAddress, OptionalTls, SizeText};
 

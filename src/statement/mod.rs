@@ -6,6 +6,7 @@ mod count;
 pub(crate) mod fingerprint;
 mod footprint;
 mod form;
+mod names;
 mod pattern;
 mod read;
 mod recognise;
@@ -20,6 +21,7 @@ mod real_neo4j;
 mod tests;
 
 pub(crate) use footprint::{Footprint, Mark};
+pub(crate) use names::Names;
 pub(crate) use shape::{Amount, Counter, Kind, Operand, Requirement, Shape, Way, When};
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +49,8 @@ pub(crate) struct Statement {
     pub(crate) fingerprint: u64,
     /// Names of the parameters that it reads. A request that lacks one is Neo4j's to refuse.
     pub(crate) parameters: Box<[Box<str>]>,
+    /// The labels and types that it names.
+    pub(crate) names: Names,
     /// What it may do.
     pub(crate) class: Class,
     /// True if it surely changes nothing, on whatever data.
@@ -131,13 +135,8 @@ impl Statement {
         if text.len() > LONGEST {
             let reason = "it is too long";
             let normalised = fingerprint::of_long(text);
-            return Self::of(
-                text,
-                &normalised,
-                Box::default(),
-                Class::Other(reason),
-                Effects::unknown(reason),
-            );
+            let (class, effects) = (Class::Other(reason), Effects::unknown(reason));
+            return Self::of(text, &normalised, Box::default(), Names::unknown(), class, effects);
         }
         let tokens = Tokens::of(text);
         let normalised = fingerprint::of_tokens(&tokens);
@@ -145,10 +144,18 @@ impl Statement {
             Ok(()) => Class::Write { shape: recognise::recognise(text, &tokens) },
             Err(reason) => Class::Other(reason),
         };
-        Self::of(text, &normalised, tokens.parameters(), class, Effects::of(text, &tokens))
+        let effects = Effects::of(text, &tokens);
+        Self::of(text, &normalised, tokens.parameters(), Names::of(&tokens), class, effects)
     }
 
-    fn of(text: &str, normalised: &str, parameters: Box<[Box<str>]>, class: Class, effects: Effects) -> Self {
+    fn of(
+        text: &str,
+        normalised: &str,
+        parameters: Box<[Box<str>]>,
+        names: Names,
+        class: Class,
+        effects: Effects,
+    ) -> Self {
         let Effects { reads_only, cacheable, moments, reads, writes } = effects;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -158,6 +165,7 @@ impl Statement {
             text: text.into(),
             fingerprint: fingerprint::hash(normalised),
             parameters,
+            names,
             class,
             reads_only,
             cacheable,
