@@ -26,7 +26,7 @@ pub mod uri;
 mod validate;
 mod when;
 
-pub use cache::{Cache, Consistency};
+pub use cache::{Cache, CacheRule, Consistency, Store};
 pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Loaded, Override, Sources};

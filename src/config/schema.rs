@@ -53,8 +53,11 @@ impl Key {
             "address or off" => "write IP:port, for example 127.0.0.1:9090, or off".to_owned(),
             "section or off" => "write off, or a section with cert_file and key_file".to_owned(),
             "file" => "write the path of a file".to_owned(),
-            "list" => "write a list of entries such as `- {label: Resource, properties: [id], unique: true}`"
-                .to_owned(),
+            "list" if self.path == "indexes" => {
+                "write a list of entries such as `- {label: Resource, properties: [id], unique: true}`"
+                    .to_owned()
+            }
+            "list" => "write a list of entries such as `- {when: {label: Resource}, …}`".to_owned(),
             _ => "write one value".to_owned(),
         }
     }

@@ -24,7 +24,6 @@ pub(crate) fn hash(normalised: &str) -> u64 {
 }
 
 /// A fingerprint as people see it.
-#[allow(dead_code, reason = "only tests look at them yet")]
 pub(crate) fn shown(fingerprint: u64) -> String {
     format!("{fingerprint:016x}")
 }
