@@ -2,6 +2,7 @@
 
 mod call;
 mod coalesce;
+mod guard;
 mod procedures;
 
 use bolt_wire::packstream::Value;
