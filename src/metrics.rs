@@ -12,6 +12,7 @@ use prometheus::{
 
 use crate::cache::CacheMetrics;
 use crate::coalesce::CoalesceMetrics;
+use crate::guard::GuardMetrics;
 
 /// Distinct Neo4j codes that get their own label value; the servers know about 200.
 const CODES: usize = 300;
@@ -79,6 +80,8 @@ pub(crate) struct Metrics {
     pub(crate) coalesce: CoalesceMetrics,
     /// The cache's.
     pub(crate) cache: CacheMetrics,
+    /// The guard's.
+    pub(crate) guard: GuardMetrics,
 }
 
 /// Registers metrics and keeps their description for the reference table.
@@ -175,6 +178,7 @@ impl Metrics {
             reloads: b.gauges("sidebolt_config_reloads", "Configuration reloads since start, by outcome (applied, refused).", &["outcome"]),
             coalesce: CoalesceMetrics::new(&mut b),
             cache: CacheMetrics::new(&mut b),
+            guard: GuardMetrics::new(&mut b),
             codes: Mutex::default(),
             reference: b.reference,
             registry: b.registry,
@@ -213,6 +217,7 @@ impl Metrics {
             let _ = self.pool_connections.remove_label_values(&[server, state]);
         }
         let _ = self.pool_waiting.remove_label_values(&[server]);
+        self.guard.forget_server(server);
     }
 
     /// The exposition for Prometheus.

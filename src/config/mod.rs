@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+mod breaker;
 mod cache;
 mod coalesce;
 mod environment;
@@ -26,6 +27,7 @@ pub mod uri;
 mod validate;
 mod when;
 
+pub use breaker::Breaker;
 pub use cache::{Cache, CacheRule, Consistency, Store};
 pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
@@ -52,6 +54,8 @@ pub struct Config {
     pub coalesce: Coalesce,
     /// Answers of hot reads are kept while they are right.
     pub cache: Cache,
+    /// A server that fails is left alone.
+    pub breaker: Breaker,
     /// What is held in memory for one client.
     pub limits: Limits,
     /// Indexes and constraints to make sure of at start: a list of entries with `label` or `type`, `properties`, and if wanted `unique: true`, `name`, `database`.

@@ -3,6 +3,7 @@
 mod cache;
 mod call;
 mod coalesce;
+mod guard;
 mod procedures;
 
 use bolt_wire::packstream::Value;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value;
 
-use super::{cache, coalesce};
+use super::{cache, coalesce, guard};
 use crate::session::Shared;
 use crate::upstream::Principal;
 
@@ -48,8 +48,8 @@ pub(super) const fn column(name: &'static str, kind: &'static str, says: &'stati
 }
 
 /// All of them.
-pub(super) const ALL: [Procedure; 5] =
-    [coalesce::TEXTS, coalesce::LANES, cache::TEXTS, cache::INVALIDATE, PROCEDURES];
+pub(super) const ALL: &[Procedure] =
+    &[coalesce::TEXTS, coalesce::LANES, cache::TEXTS, cache::INVALIDATE, guard::BREAKERS, PROCEDURES];
 
 const PROCEDURES: Procedure = Procedure {
     name: "sidebolt.procedures",
@@ -86,7 +86,7 @@ pub(super) fn find(name: &str) -> Option<&'static Procedure> {
 /// The table of procedures and their columns in Markdown, as the README has it.
 pub(crate) fn reference_markdown() -> String {
     let mut table = String::from("| procedure | column | type | meaning |\n|---|---|---|---|\n");
-    for procedure in &ALL {
+    for procedure in ALL {
         let _ = writeln!(table, "| `{}` | | | {} |", procedure.signature(), procedure.says);
         for Column { name, kind, says } in procedure.columns {
             let _ = writeln!(table, "| | `{name}` | {kind} | {says} |");

@@ -61,6 +61,7 @@ pub(super) async fn log_in(
             failed: false,
             interrupted: false,
             watched: false,
+            answered: false,
         },
         errand: None,
         spare: None,

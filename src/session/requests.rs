@@ -258,7 +258,15 @@ impl Session {
     pub(super) fn begin_exchange(&mut self, tag: Tag) {
         let now = Instant::now();
         let watched = self.shared.cache.is_active();
-        self.exchange = Exchange { tag, asked: now, leased: now, failed: false, interrupted: false, watched };
+        self.exchange = Exchange {
+            tag,
+            asked: now,
+            leased: now,
+            failed: false,
+            interrupted: false,
+            watched,
+            answered: false,
+        };
     }
 
     /// The exchange has its connection.
