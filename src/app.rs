@@ -21,6 +21,7 @@ use crate::config::{Config, UpstreamUri};
 use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
+use crate::sight::Sight;
 use crate::transport::tls::{TlsAcceptor, TlsError};
 use crate::upstream::{Connector, Dialer, Identities, Upstream};
 use crate::{admin, indexes, session};
@@ -118,6 +119,7 @@ impl App {
         });
         let tls = listener.tls();
         let cache = Arc::new(Cache::new(&current.cache, Arc::clone(&metrics)));
+        let sight = Sight::new(Arc::clone(&metrics));
         let shared = Arc::new(Shared {
             config: Arc::clone(&config),
             upstream,
@@ -128,6 +130,7 @@ impl App {
             indexes: indexes::Known::default(),
             coalescer: Coalescer::new(),
             cache,
+            sight,
         });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let mut admin_address = None;

@@ -18,6 +18,7 @@ pub mod logging;
 mod metrics;
 pub mod run;
 mod session;
+mod sight;
 mod statement;
 pub mod transport;
 mod upstream;

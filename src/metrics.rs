@@ -12,6 +12,7 @@ use prometheus::{
 
 use crate::cache::CacheMetrics;
 use crate::coalesce::CoalesceMetrics;
+use crate::sight::SightMetrics;
 
 /// Distinct Neo4j codes that get their own label value; the servers know about 200.
 const CODES: usize = 300;
@@ -79,6 +80,8 @@ pub(crate) struct Metrics {
     pub(crate) coalesce: CoalesceMetrics,
     /// The cache's.
     pub(crate) cache: CacheMetrics,
+    /// What is seen of the queries.
+    pub(crate) sight: SightMetrics,
 }
 
 /// Registers metrics and keeps their description for the reference table.
@@ -175,6 +178,7 @@ impl Metrics {
             reloads: b.gauges("sidebolt_config_reloads", "Configuration reloads since start, by outcome (applied, refused).", &["outcome"]),
             coalesce: CoalesceMetrics::new(&mut b),
             cache: CacheMetrics::new(&mut b),
+            sight: SightMetrics::new(&mut b),
             codes: Mutex::default(),
             reference: b.reference,
             registry: b.registry,

@@ -20,6 +20,7 @@ mod read;
 pub mod reload;
 mod schema;
 mod show;
+mod sight;
 mod tree;
 mod units;
 pub mod uri;
@@ -30,6 +31,7 @@ pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
+pub use sight::Sight;
 pub use uri::{TlsTrust, UpstreamUri};
 
 use units::{AddressText, DurationText, OptionalAddress, OptionalTls, SizeText};
@@ -50,6 +52,8 @@ pub struct Config {
     pub coalesce: Coalesce,
     /// Answers of hot reads are kept while they are right.
     pub cache: Cache,
+    /// What is seen of the queries.
+    pub sight: Sight,
     /// What is held in memory for one client.
     pub limits: Limits,
     /// Indexes and constraints to make sure of at start: a list of entries with `label` or `type`, `properties`, and if wanted `unique: true`, `name`, `database`.

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde::de::{self, Visitor};
 use serde_json::Value;
 
-use super::{Admin, Auth, Cache, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Upstream};
+use super::{
+    Admin, Auth, Cache, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Sight, Upstream,
+};
 
 /// One key of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -225,6 +227,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "auth" => fields::<Auth>(),
         "coalesce" => fields::<Coalesce>(),
         "cache" => fields::<Cache>(),
+        "sight" => fields::<Sight>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),
         "log" => fields::<Log>(),

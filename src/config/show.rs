@@ -101,6 +101,6 @@ mod tests {
             ),
             "{shown}"
         );
-        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 11);
+        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 12);
     }
 }

@@ -3,6 +3,7 @@
 mod call;
 mod coalesce;
 mod procedures;
+mod sight;
 
 use bolt_wire::packstream::Value;
 

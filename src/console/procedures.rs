@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value;
 
-use super::coalesce;
+use super::{coalesce, sight};
 use crate::session::Shared;
 use crate::upstream::Principal;
 
@@ -48,7 +48,8 @@ pub(super) const fn column(name: &'static str, kind: &'static str, says: &'stati
 }
 
 /// All of them.
-pub(super) const ALL: [Procedure; 3] = [coalesce::TEXTS, coalesce::LANES, PROCEDURES];
+pub(super) const ALL: [Procedure; 5] =
+    [coalesce::TEXTS, coalesce::LANES, sight::QUERIES, sight::RESET, PROCEDURES];
 
 const PROCEDURES: Procedure = Procedure {
     name: "sidebolt.procedures",

@@ -20,6 +20,7 @@ use crate::bookmark::Bookmark;
 use crate::cache::Reading as Newest;
 use crate::cache::{Entry, Filling, Question};
 use crate::config::{self, Consistency};
+use crate::sight::Answered;
 use crate::upstream::{Access, Need};
 
 /// How long a reading is waited for before the read goes to Neo4j.
@@ -236,6 +237,7 @@ impl Session {
         entry.hit();
         metrics.saved_seconds.inc_by(entry.cost.as_secs_f64());
         question.statement.hits.fetch_add(1, Ordering::Relaxed);
+        self.watch_answered(Answered::Cache, false, entry.answer.count, records.len() as u64);
         self.inbuf.advance(message.extent.wire);
         self.machine.answered_here(Tag::RUN, Outcome::DONE);
         let number = self.held.as_mut().map(|held| held.served(bookmark));

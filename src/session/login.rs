@@ -53,6 +53,7 @@ pub(super) async fn log_in(
         condemned: false,
         filling: None,
         writing: None,
+        watch: super::watched::Watch::default(),
         reads: super::cached::Reads::default(),
         exchange: Exchange {
             tag: Tag::HELLO,

@@ -13,6 +13,7 @@ mod relay;
 mod requests;
 mod route;
 mod upload;
+mod watched;
 mod writing;
 
 use std::future::poll_fn;
@@ -39,6 +40,7 @@ use crate::coalesce::{Coalescer, Deferred};
 use crate::config::Config;
 use crate::indexes::Known;
 use crate::metrics::Metrics;
+use crate::sight::Sight;
 use crate::transport::Transport;
 use crate::upstream::{Access, Fault, Identities, Key, Lease, Principal, Upstream};
 
@@ -53,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) indexes: Known,
     pub(crate) coalescer: Coalescer,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) sight: Sight,
 }
 
 /// A client that has sent the Bolt magic.
@@ -134,6 +137,8 @@ pub(crate) struct Session {
     filling: Option<Box<Filling>>,
     /// What the running exchange may change, and its commit.
     writing: Option<Box<writing::Writing>>,
+    /// What is seen of the running exchange's requests.
+    watch: watched::Watch,
     /// How this client's managed reads go.
     reads: cached::Reads,
     /// For metadata that is looked at.
@@ -360,6 +365,7 @@ impl Session {
     async fn finish(&mut self, end: End) {
         tracing::debug!(session = self.registration.id, peer = %self.registration.peer, ?end, "A session ended.");
         self.machine.close();
+        self.watch_over();
         // Neo4j is to be free of what was open before the client has taken its last answer.
         drop((self.lease.take(), self.greeted.take()));
         // A client that took a part of an answer must not get it again from its beginning.

@@ -42,7 +42,6 @@ pub(crate) struct Statement {
     /// The text, byte for byte.
     pub(crate) text: Box<str>,
     /// What it has in common with texts that differ in their values only.
-    #[allow(dead_code, reason = "only tests look at it yet")]
     pub(crate) fingerprint: u64,
     /// Names of the parameters that it reads. A request that lacks one is Neo4j's to refuse.
     pub(crate) parameters: Box<[Box<str>]>,

@@ -23,4 +23,5 @@ mod pool;
 mod process;
 mod review;
 mod session;
+mod sight;
 mod transparency;
