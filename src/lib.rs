@@ -15,6 +15,8 @@ mod failure;
 mod indexes;
 pub mod listener;
 pub mod logging;
+#[allow(dead_code, reason = "the rules that use it come next")]
+mod matching;
 mod metrics;
 pub mod run;
 mod session;

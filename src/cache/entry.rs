@@ -1,7 +1,7 @@
 //! A kept answer, and how one is made from what Neo4j has sent.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bolt_wire::Tag;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::ledger::{Basis, Ledger};
 use super::source::Reading;
+use crate::statement::Statement;
 
 /// What an entry takes besides its bytes, about.
 const OVERHEAD: usize = 512;
@@ -42,6 +43,28 @@ impl Answer {
             Records::Plain(bytes) => Some(bytes.clone()),
             Records::Packed(bytes) => lz4_flex::decompress_size_prepended(bytes).ok().map(Bytes::from),
         }
+    }
+
+    /// The database's name, as Neo4j gives it.
+    pub(super) fn database(&self) -> Option<&str> {
+        MapView::parse(&self.summary).ok()?.string("db")
+    }
+
+    /// True if it has the same records, in whatever order.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let sorted = |answer: &Self| {
+            let mut rest = answer.records()?;
+            let mut records = Vec::new();
+            while let Found::Message(extent) = MessageScanner::default().scan(&rest) {
+                let message = rest.split_to(extent.wire);
+                let mut scratch = BytesMut::new();
+                // However Neo4j has cut it into chunks.
+                records.push(Bytes::copy_from_slice(chunk::payload(&message, extent, &mut scratch)));
+            }
+            records.sort_unstable();
+            Some(records)
+        };
+        self.count == other.count && sorted(self) == sorted(other)
     }
 
     /// Bytes that it takes.
@@ -169,7 +192,9 @@ fn without(map: &[u8], keys: &[&str]) -> Option<Bytes> {
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// The answer.
-    pub(crate) answer: Answer,
+    pub(crate) answer: Arc<Answer>,
+    /// Its text.
+    pub(super) statement: Arc<Statement>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) basis: Basis,
     /// The newest id when it was read.
@@ -180,8 +205,6 @@ pub(crate) struct Entry {
     pub(super) since: Instant,
     /// How long Neo4j took for it.
     pub(crate) cost: Duration,
-    /// Hits so far.
-    pub(super) hits: AtomicU32,
     /// When it was last known to be right, in milliseconds behind `since`.
     pub(super) proved: AtomicU64,
 }
@@ -234,11 +257,6 @@ impl Entry {
         Arc::clone(&self.bookmark)
     }
 
-    /// Counts a hit.
-    pub(crate) fn hit(&self) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// How long ago it was known to be right.
     pub(crate) fn staleness(&self) -> Duration {
         self.since.elapsed().saturating_sub(Duration::from_millis(self.proved.load(Ordering::Relaxed)))
@@ -246,10 +264,36 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use bolt_wire::packstream::value::put_message;
 
     use super::*;
+    use crate::statement::Footprint;
+
+    /// An answer with these records.
+    pub(crate) fn answer_with(rows: &[i64]) -> Answer {
+        let mut wire = BytesMut::new();
+        success(&[("fields", Value::List(vec!["n".into()]))], &mut wire);
+        rows.iter().for_each(|row| record(*row, &mut wire));
+        success(&[("type", "r".into()), ("bookmark", "b".into())], &mut wire);
+        Answer::read(&wire, false, false, usize::MAX).unwrap().0
+    }
+
+    /// A kept answer of that database.
+    pub(crate) fn entry_with(database: [u8; 16], rows: &[i64]) -> Entry {
+        let ledger = Arc::new(Ledger::new(database));
+        Entry {
+            answer: Arc::new(answer_with(rows)),
+            statement: Arc::new(Statement::parse("RETURN 1")),
+            basis: ledger.basis(&Footprint::WHOLE),
+            ledger,
+            id: 1,
+            bookmark: "b".into(),
+            since: Instant::now(),
+            cost: Duration::ZERO,
+            proved: AtomicU64::new(0),
+        }
+    }
 
     fn success(entries: &[(&'static str, Value)], out: &mut BytesMut) {
         put_message(Tag::SUCCESS.0, &[Value::map(entries.iter().cloned())], out);

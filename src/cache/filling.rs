@@ -1,7 +1,8 @@
 //! Answers on their way that may be kept, and those who wait for them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use tokio::sync::Semaphore;
@@ -10,33 +11,66 @@ use tokio::time::Instant;
 use super::entry::{Answer, Entry};
 use super::ledger::{Basis, Ledger};
 use super::source::Source;
-use super::{Cache, Key};
+use super::verify::Suspect;
+use super::{Cache, Key, Policy, Question};
 use crate::bookmark::Bookmark;
 use crate::config::{self, Consistency};
 use crate::session::Shared;
+use crate::statement::Statement;
 
 /// One request that several clients wait for.
 #[derive(Debug)]
 pub(crate) struct Flight {
     /// Closed when it is over.
     over: Semaphore,
-    kept: AtomicBool,
+    landed: OnceLock<Landed>,
     followers: AtomicUsize,
+}
+
+/// What a request has brought for those who waited.
+#[derive(Debug)]
+pub(crate) struct Landed {
+    /// The answer.
+    pub(crate) answer: Arc<Answer>,
+    /// Neo4j's own bookmark for it.
+    pub(crate) bookmark: Arc<str>,
+    /// It was sent behind this moment.
+    sent: Instant,
+    /// The id that it waited for.
+    carried: Option<i64>,
+    kept: bool,
+}
+
+impl Landed {
+    /// True if it was asked for before it was sent: it is what that question's own run could have given.
+    pub(crate) fn answers(&self, question: &Question) -> bool {
+        question.asked <= self.sent && question.reached.is_none_or(|id| Some(id) <= self.carried)
+    }
+
+    /// It may be found in the cache now.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept
+    }
 }
 
 impl Flight {
     pub(super) fn new() -> Self {
-        Self { over: Semaphore::new(0), kept: AtomicBool::new(false), followers: AtomicUsize::new(0) }
+        Self { over: Semaphore::new(0), landed: OnceLock::new(), followers: AtomicUsize::new(0) }
     }
 
     pub(super) fn follow(&self) {
         self.followers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits for its end; true if its answer was kept.
-    pub(crate) async fn over(self: Arc<Self>) -> bool {
+    /// Waits for its end.
+    pub(crate) async fn over(self: Arc<Self>) -> Arc<Self> {
         let _ = self.over.acquire().await;
-        self.kept.load(Ordering::Acquire)
+        self
+    }
+
+    /// What it has brought; none if it failed.
+    pub(crate) fn landed(&self) -> Option<&Landed> {
+        self.landed.get()
     }
 }
 
@@ -74,6 +108,8 @@ impl Ground {
 /// An answer on its way that may be kept.
 pub(crate) struct Filling {
     pub(super) key: Key,
+    pub(super) statement: Arc<Statement>,
+    pub(super) policy: Policy,
     pub(super) source: Arc<Source>,
     pub(crate) ground: Option<Ground>,
     pub(super) leading: Option<Leading>,
@@ -85,6 +121,8 @@ pub(crate) struct Filling {
     pub(crate) followed: bool,
     pub(super) since: Instant,
     pub(super) runs: u32,
+    /// An answer that would have been served: this one is to be the same.
+    pub(crate) suspect: Option<Suspect>,
 }
 
 impl Filling {
@@ -111,66 +149,78 @@ impl Filling {
         true
     }
 
-    /// It is whole: kept if it is worth it and surely right.
+    /// It is whole: those who wait for it get it, and it is kept if it is worth it and surely right.
     pub(crate) fn keep(mut self, shared: &Arc<Shared>) {
         let config = shared.config.load();
         let outcome = self.try_keep(shared, &config.cache);
-        let metrics = &shared.metrics.cache;
-        metrics.fills.with_label_values(&[outcome.err().unwrap_or("kept")]).inc();
-        if outcome.is_ok()
-            && let Some(leading) = &self.leading
-        {
-            leading.flight.kept.store(true, Ordering::Release);
-        }
-        self.leading = None;
+        let outcome = outcome.err().unwrap_or("kept");
+        shared.metrics.cache.fills.with_label_values(&[outcome]).inc();
+        self.statement.cached.note(outcome);
     }
 
     fn try_keep(&mut self, shared: &Arc<Shared>, config: &config::Cache) -> Result<(), &'static str> {
         let cost = self.since.elapsed();
         let read = Answer::read(&self.wire, self.led, self.followed, config.compress_above);
         let (answer, bookmark) = read.ok_or("not a whole answer")?;
-        let id = Bookmark::parse(&bookmark).ok_or("bookmark of another form")?;
+        let (answer, bookmark) = (Arc::new(answer), Arc::<str>::from(bookmark));
+        if let Some(suspect) = self.suspect.take() {
+            suspect.compare(&answer, &bookmark, &self.statement, shared);
+        }
+        if let Some(objection) = answer.objection() {
+            return Err(objection);
+        }
+        let carried = self.ground.as_ref().map(|ground| ground.carried);
+        let kept = self.insert(shared, config, &answer, &bookmark, cost);
+        if let Some(leading) = self.leading.take() {
+            let landed = Landed { answer, bookmark, sent: self.since, carried, kept: kept.is_ok() };
+            let _ = leading.flight.landed.set(landed);
+        }
+        kept
+    }
+
+    fn insert(
+        &mut self,
+        shared: &Arc<Shared>,
+        config: &config::Cache,
+        answer: &Arc<Answer>,
+        bookmark: &Arc<str>,
+        cost: Duration,
+    ) -> Result<(), &'static str> {
+        let id = Bookmark::parse(bookmark).ok_or("bookmark of another form")?;
         let cache = &shared.cache;
-        let Some(ground) = self.ground.take() else {
+        let ground = self.ground.take().filter(|ground| ground.ledger.database == id.database);
+        let Some(ground) = ground else {
+            // The first read of the database; or its name means another one now.
             if let Some(ledger) = cache.ledger(id.database) {
                 ledger.seen(id.transaction);
                 self.source.knows(ledger);
             }
             return Err("first read of the database");
         };
-        if ground.ledger.database != id.database {
-            // The name means another database now.
-            if let Some(ledger) = cache.ledger(id.database) {
-                ledger.seen(id.transaction);
-                self.source.knows(ledger);
-            }
-            return Err("another database");
-        }
         ground.ledger.seen(id.transaction);
-        let timed = config.consistency == Consistency::Ttl;
-        if id.transaction != ground.carried && !timed {
+        ground.ledger.is_called(answer.database());
+        if id.transaction != ground.carried && self.policy.consistency != Consistency::Ttl {
             return Err("a commit came between");
         }
-        if let Some(objection) = answer.objection() {
-            return Err(objection);
-        }
-        let followed =
-            self.leading.as_ref().map_or(0, |leading| leading.flight.followers.load(Ordering::Relaxed));
-        if followed == 0 && !cache.is_asked_again(&self.key) {
-            return Err("asked once");
-        }
-        if config.consistency == Consistency::Strict && cost <= self.source.usual() {
-            return Err("cheaper than a probe");
+        if !self.policy.always {
+            let followed =
+                self.leading.as_ref().map_or(0, |leading| leading.flight.followers.load(Ordering::Relaxed));
+            if followed == 0 && !cache.is_asked_again(&self.key) {
+                return Err("asked once");
+            }
+            if self.policy.consistency == Consistency::Strict && cost <= self.source.usual() {
+                return Err("cheaper than a probe");
+            }
         }
         let entry = Entry {
-            answer,
+            answer: Arc::clone(answer),
+            statement: Arc::clone(&self.statement),
             ledger: ground.ledger,
             basis: ground.basis,
             id: id.transaction,
-            bookmark: bookmark.into(),
+            bookmark: Arc::clone(bookmark),
             since: Instant::now(),
             cost,
-            hits: AtomicU32::new(0),
             proved: AtomicU64::new(0),
         };
         cache.insert(std::mem::take(&mut self.key), entry, config)

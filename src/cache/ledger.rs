@@ -107,6 +107,8 @@ pub(crate) struct Ledger {
     marks: RwLock<HashMap<Mark, Arc<AtomicU64>>>,
     /// The newest id that was seen anywhere.
     newest: AtomicI64,
+    /// Its name, as Neo4j gives it.
+    name: Mutex<Option<Box<str>>>,
 }
 
 /// What an answer depends on, as it stood when it was asked for.
@@ -127,12 +129,26 @@ impl Ledger {
             any: Arc::default(),
             marks: RwLock::default(),
             newest: AtomicI64::new(-1),
+            name: Mutex::default(),
         }
     }
 
     /// The newest id that was seen; a read that waits for it sees everything up to it.
     pub(crate) fn newest(&self) -> Option<i64> {
         Some(self.newest.load(Ordering::Acquire)).filter(|id| *id >= 0)
+    }
+
+    /// An answer told its name.
+    pub(super) fn is_called(&self, name: Option<&str>) {
+        let mut known = self.name.lock();
+        if name.is_some() && known.as_deref() != name {
+            *known = name.map(Into::into);
+        }
+    }
+
+    /// True if its name is this one.
+    pub(super) fn has_name(&self, name: &str) -> bool {
+        self.name.lock().as_deref() == Some(name)
     }
 
     /// An id was seen in a bookmark.

@@ -9,6 +9,7 @@ mod filling;
 mod ledger;
 mod metrics;
 mod source;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -28,13 +29,14 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 
 pub(crate) use commit::{Changes, Ticket};
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Answer, Entry};
 pub(crate) use filling::{Filling, Flight, Ground, Leading};
 pub(crate) use ledger::{Commits, Ledger};
 pub(crate) use metrics::CacheMetrics;
 pub(crate) use source::{Reading, Source};
+pub(crate) use verify::Suspect;
 
-use crate::config;
+use crate::config::{self, Consistency};
 use crate::metrics::Metrics;
 use crate::statement::Statement;
 use crate::upstream::Need;
@@ -122,7 +124,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Counts a question; true from the second time on.
+    /// Counts a question.
     pub(crate) fn asked(&self, key: &[u8]) {
         self.active.store(true, Ordering::Relaxed);
         self.asked.count(key);
@@ -278,6 +280,30 @@ pub(crate) struct Question {
     pub(crate) reached: Option<i64>,
     /// When it came.
     pub(crate) asked: Instant,
+    /// What is wanted of an answer.
+    pub(crate) policy: Policy,
+}
+
+/// How fresh an answer has to be, and whether it is worth its place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    pub(crate) consistency: Consistency,
+    pub(crate) max_staleness: Duration,
+    pub(crate) ttl: Duration,
+    /// It is kept from its first use on, however cheap it is.
+    pub(crate) always: bool,
+}
+
+impl Policy {
+    /// The configuration's own.
+    pub(crate) fn of(config: &config::Cache) -> Self {
+        Self {
+            consistency: config.consistency,
+            max_staleness: config.max_staleness,
+            ttl: config.ttl,
+            always: false,
+        }
+    }
 }
 
 impl Question {
@@ -290,6 +316,8 @@ impl Question {
         });
         Filling {
             key: self.key.clone(),
+            statement: Arc::clone(&self.statement),
+            policy: self.policy,
             source: Arc::clone(&self.source),
             ground,
             leading,
@@ -299,6 +327,7 @@ impl Question {
             followed: false,
             since: Instant::now(),
             runs: 0,
+            suspect: None,
         }
     }
 }

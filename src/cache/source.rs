@@ -85,6 +85,12 @@ impl Source {
         }
     }
 
+    /// True if it is the one that this user means by this name.
+    pub(crate) fn is_for(&self, principal: &[u8; 32], database: Option<&str>) -> bool {
+        self.need.access.database.as_deref() == database
+            && (database.is_some() || self.need.principal.id == *principal)
+    }
+
     /// The last reading.
     pub(crate) fn latest(&self) -> Option<Arc<Reading>> {
         self.latest.load_full()
@@ -126,7 +132,7 @@ impl Source {
         receiver
     }
 
-    /// Readings no older than `age` are wanted for a while.
+    /// Readings no older than `cache.max_staleness` are wanted for a while.
     pub(crate) fn keep_fresh(self: &Arc<Self>, shared: &Arc<Shared>) {
         let now = self.now();
         let until = now + IDLE.as_millis() as i64;

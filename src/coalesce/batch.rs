@@ -485,8 +485,7 @@ fn is_repeatable(code: &str) -> bool {
 /// COMMIT; then, and only then, everybody is answered.
 async fn commit(place: &Place, prepared: Prepared, plan: Plan) -> Result<(), (Trouble, Plan)> {
     let Prepared { mut lease, given, database, took } = prepared;
-    let changes = changes(&plan, &given);
-    let answer = send_commit(place, lease.connection_mut(), changes).await;
+    let answer = send_commit(place, lease.connection_mut(), &plan, &given).await;
     drop_or_discard(lease, &answer);
     match answer {
         Ok(bookmark) => {
@@ -513,7 +512,7 @@ pub(super) fn drop_or_discard<T>(lease: Lease, answer: &Result<T, Trouble>) {
 }
 
 /// What a batch may change, for the cache; and whether all that it sets are plain values.
-pub(super) fn changes(plan: &Plan, given: &[Given]) -> Changes {
+fn changes(plan: &Plan, given: &[Given]) -> Changes {
     let mut changes = Changes::default();
     for segment in &plan.segments {
         let members = plan.members.get(segment.range.clone()).unwrap_or_default();
@@ -532,7 +531,8 @@ pub(super) fn changes(plan: &Plan, given: &[Given]) -> Changes {
 pub(super) async fn send_commit(
     place: &Place,
     connection: &mut Connection,
-    changes: Changes,
+    plan: &Plan,
+    given: &[Given],
 ) -> Result<Option<String>, Trouble> {
     let shared = place.shared();
     let ticket = shared.cache.begin();
@@ -541,7 +541,7 @@ pub(super) async fn send_commit(
         match &answer {
             Ok(bookmark) => {
                 let counts_sets = shared.upstream.counts_sets(&place.lane().need.key);
-                ticket.committed(&changes, bookmark.as_deref(), counts_sets);
+                ticket.committed(&changes(plan, given), bookmark.as_deref(), counts_sets);
             }
             // Dropped, it stands for what nobody knows.
             Err(Trouble::Unknown) => drop(ticket),

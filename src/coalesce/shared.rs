@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Form;
-use super::batch::{Prepared, Trouble, account, changes, drop_or_discard, prepare, send_commit};
+use super::batch::{Prepared, Trouble, account, drop_or_discard, prepare, send_commit};
 use super::lane::Place;
 use super::member::{Member, Reply, Share};
 use super::plan::Plan;
@@ -241,8 +241,7 @@ async fn settle(
     voters: &mut Vec<Option<Voter>>,
 ) -> ControlFlow<()> {
     let Prepared { mut lease, given, took, .. } = ready;
-    let changes = changes(plan, &given);
-    let answer = send_commit(place, lease.connection_mut(), changes).await;
+    let answer = send_commit(place, lease.connection_mut(), plan, &given).await;
     drop_or_discard(lease, &answer);
     let outcome: Box<dyn Fn() -> Outcome + Send> = match answer {
         Ok(bookmark) => {

@@ -55,6 +55,9 @@ pub struct Cache {
     #[serde(with = "DurationText")]
     #[schemars(extend("x-min" = "0s", "x-max" = "1m"))]
     pub max_wait: Duration,
+    /// One hit in so many goes to Neo4j all the same, to compare: a wrong answer is logged and empties the cache. 0 = none.
+    #[schemars(extend("x-min" = "0", "x-max" = "1000000000"))]
+    pub verify_every: u32,
 }
 
 impl Default for Cache {
@@ -69,6 +72,7 @@ impl Default for Cache {
             max_entry_bytes: 1024 * 1024,
             compress_above: 64 * 1024,
             max_wait: Duration::from_secs(5),
+            verify_every: 0,
         }
     }
 }

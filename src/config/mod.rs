@@ -25,6 +25,7 @@ mod tree;
 mod units;
 pub mod uri;
 mod validate;
+mod when;
 
 pub use cache::{Cache, Consistency};
 pub use coalesce::Coalesce;
@@ -33,6 +34,7 @@ pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
 pub use sight::Sight;
 pub use uri::{TlsTrust, UpstreamUri};
+pub use when::{AccessKind, When};
 
 use units::{AddressText, DurationText, OptionalAddress, OptionalTls, SizeText};
 

@@ -5,30 +5,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bolt_wire::Tag;
-use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
-use bolt_wire::message::{Begin, Outcome, Run, Summary};
-use bolt_wire::packstream::{MapEdit, MapView, Walker, encode};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::time::{Instant, timeout};
+use bolt_wire::message::Outcome;
+use bytes::Buf;
+use tokio::time::timeout;
 
-use super::errand::bookmarks;
-use super::held::Held;
-use super::hints::CacheHint;
 use super::requests::Message;
 use super::{Session, Step};
-use crate::bookmark::Bookmark;
-use crate::cache::Reading as Newest;
-use crate::cache::{Entry, Filling, Question};
+use crate::cache::{Answer, Entry, Filling, Leading, Question, Reading, Suspect};
 use crate::config::{self, Consistency};
 use crate::sight::Answered;
-use crate::upstream::{Access, Need};
 
 /// How long a reading is waited for before the read goes to Neo4j.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Larger parameters are not looked into.
-const PARAMETERS: usize = 64 << 10;
-/// Keys of RUN's or BEGIN's metadata that an answer does not depend on.
-const INDIFFERENT: [&str; 4] = ["bookmarks", "mode", "tx_timeout", "tx_metadata"];
+/// How often a read waits for an equal one that is on its way. The second one is sent behind all who wait, and answers all of them.
+const LAPS: usize = 2;
 
 /// What came of a read.
 pub(super) enum Looked {
@@ -38,48 +28,31 @@ pub(super) enum Looked {
     Relay(Option<Box<Filling>>),
 }
 
-/// What came of a BEGIN that only reads.
-pub(super) enum Reading {
-    /// It was answered here.
-    Held,
-    /// It goes to Neo4j, as it stands at the start of `inbuf` now.
-    Relay(Message),
-}
-
-/// How a client's managed reads go.
-#[derive(Default)]
-pub(super) struct Reads {
-    /// BEGIN's metadata without bookmarks, and what Neo4j answered to that.
-    begun: Option<Box<(Vec<u8>, Vec<u8>)>>,
-    /// The BEGIN whose answer is due.
-    asking: Option<Vec<u8>>,
-    /// The metadata of the transaction that was begun, until its first RUN.
-    begin: Option<Bytes>,
-    /// The id that the transaction waits for.
-    carried: Option<Bookmark>,
-    /// The last one could be answered from the cache.
-    hot: bool,
-}
-
-impl Reads {
-    /// An answer to BEGIN.
-    pub(super) fn learn(&mut self, summary: &Summary<'_>, payload: &[u8]) {
-        if let Some(asked) = self.asking.take()
-            && matches!(summary.outcome, Outcome::Success { .. })
-        {
-            self.begun = Some(Box::new((asked, payload.get(2..).unwrap_or_default().to_vec())));
-        }
-    }
-}
-
 /// What an entry is worth to a question.
 enum Judged {
-    /// It is the answer; with the bookmark to give.
-    Holds(Arc<str>),
+    /// It is the answer.
+    Holds(Held),
+    /// It is, and it is time for a new one.
+    Ageing(Held),
     /// It may be: that takes a new reading.
     Ask,
     /// It is none, and why.
     Not(&'static str),
+}
+
+/// The state in which an entry is the answer.
+struct Held {
+    /// The newest id of it.
+    at: i64,
+    /// Neo4j's bookmark for it.
+    bookmark: Arc<str>,
+}
+
+impl Held {
+    /// As it was read.
+    fn of(entry: &Entry) -> Self {
+        Self { at: entry.id(), bookmark: entry.bookmark() }
+    }
 }
 
 impl Session {
@@ -89,73 +62,106 @@ impl Session {
         let Some(question) = self.question(&self.inbuf, message.extent, begin) else {
             return Ok(Looked::Relay(None));
         };
+        if !self.reads.source.as_ref().is_some_and(|known| Arc::ptr_eq(known, &question.source)) {
+            self.reads.source = Some(Arc::clone(&question.source));
+        }
         let config = self.shared.config.load_full();
         self.shared.cache.asked(&question.key);
+        let entry = self.shared.cache.get(&question.key);
+        let judged = entry.map(|entry| (self.judge(&question, &entry), entry));
         // The usual hit needs nobody else.
-        if let Some(entry) = self.shared.cache.get(&question.key)
-            && let Judged::Holds(bookmark) = self.judge(&question, &entry, &config.cache)
+        if let Some((Judged::Holds(held), entry)) = &judged
+            && config.cache.verify_every == 0
         {
-            self.serve(message, &entry, &bookmark, begin.is_some(), &question);
+            self.serve(message, &entry.answer, &held.bookmark, begin.is_some(), &question);
+            self.note_hit(entry);
             return Ok(Looked::Done);
         }
-        Box::pin(self.find_kept(question, message, begin.is_some(), &config.cache)).await
+        Box::pin(self.find_kept(question, judged, message, begin.is_some(), &config.cache)).await
     }
 
-    /// The answer to a question that is not at hand.
+    /// The answer to a question that is not at hand. `judged`: what is kept.
     async fn find_kept(
         &mut self,
         question: Question,
+        mut judged: Option<(Judged, Arc<Entry>)>,
         message: Message,
         in_transaction: bool,
         config: &config::Cache,
     ) -> Step<Looked> {
         let cache = Arc::clone(&self.shared.cache);
-        let mut followed = false;
+        let most = config.max_entry_bytes;
+        let relay = |filling: Filling| Ok(Looked::Relay(Some(Box::new(filling))));
+        let mut laps = 0;
         let reason = loop {
             let mut reason = "absent";
-            if let Some(entry) = cache.get(&question.key) {
-                let judged = match self.judge(&question, &entry, config) {
-                    Judged::Ask => match self.ask(&question, &entry, config).await? {
-                        Some(judged) => judged,
+            if let Some((mut judgement, entry)) = judged.take() {
+                if let Judged::Ask = judgement {
+                    match self.ask(&question, &entry, config).await? {
+                        Some(new) => judgement = new,
                         None => return Ok(Looked::Done),
+                    }
+                }
+                match judgement {
+                    Judged::Holds(held) if is_sampled(config.verify_every) => {
+                        let mut filling = question.filling(None, most);
+                        filling.suspect = Some(Suspect::new(entry, held.at));
+                        self.missed(&question, "verified");
+                        return relay(filling);
+                    }
+                    Judged::Ageing(held) => match cache.lead(&question.key) {
+                        // One of them brings a new one, and the others do not notice.
+                        Ok(leading) if !in_transaction => {
+                            self.missed(&question, "renewed");
+                            return relay(question.filling(Some(leading), most));
+                        }
+                        _ => return Ok(self.hit(message, &entry, &held, in_transaction, &question)),
                     },
-                    judged => judged,
-                };
-                match judged {
-                    Judged::Holds(bookmark) => {
-                        self.serve(message, &entry, &bookmark, in_transaction, &question);
-                        return Ok(Looked::Done);
+                    Judged::Holds(held) => {
+                        return Ok(self.hit(message, &entry, &held, in_transaction, &question));
                     }
                     Judged::Not(why) => reason = why,
                     Judged::Ask => reason = "unsettled",
                 }
             }
-            if followed || in_transaction {
+            if in_transaction {
                 break reason;
             }
-            match cache.lead(&question.key) {
-                Ok(leading) => {
-                    self.missed(&question, reason);
-                    return Ok(Looked::Relay(Some(Box::new(
-                        question.filling(Some(leading), config.max_entry_bytes),
-                    ))));
-                }
-                Err(flight) => {
-                    followed = true;
-                    match self.wait_for(timeout(config.max_wait, flight.over()), None).await? {
-                        None => return Ok(Looked::Done),
-                        Some(Ok(true)) => {}
-                        Some(_) => break "followed in vain",
-                    }
-                }
+            let flight = match cache.lead(&question.key) {
+                Ok(leading) => return self.lead(question, leading, reason, most),
+                Err(_) if laps == LAPS => break "followed in vain",
+                Err(flight) => flight,
+            };
+            laps += 1;
+            let over = match self.wait_for(timeout(config.max_wait, flight.over()), None).await? {
+                None => return Ok(Looked::Done),
+                Some(over) => over.ok(),
+            };
+            let Some(landed) = over.as_ref().and_then(|flight| flight.landed()) else {
+                break "followed in vain";
+            };
+            if landed.answers(&question) {
+                self.serve(message, &landed.answer, &landed.bookmark, in_transaction, &question);
+                self.shared.metrics.cache.shared.inc();
+                return Ok(Looked::Done);
+            }
+            if landed.is_kept() {
+                let entry = cache.get(&question.key);
+                judged = entry.map(|entry| (self.judge(&question, &entry), entry));
             }
         };
         self.missed(&question, reason);
-        Ok(Looked::Relay(Some(Box::new(question.filling(None, config.max_entry_bytes)))))
+        relay(question.filling(None, most))
+    }
+
+    /// This one runs, for all who ask the same meanwhile.
+    fn lead(&self, question: Question, leading: Leading, reason: &str, most: usize) -> Step<Looked> {
+        self.missed(&question, reason);
+        Ok(Looked::Relay(Some(Box::new(question.filling(Some(leading), most)))))
     }
 
     fn missed(&self, question: &Question, reason: &str) {
-        question.statement.misses.fetch_add(1, Ordering::Relaxed);
+        question.statement.cached.misses.fetch_add(1, Ordering::Relaxed);
         self.shared.metrics.cache.misses.with_label_values(&[reason]).inc();
     }
 
@@ -173,17 +179,18 @@ impl Session {
             Some(reading) => judge_by(question, entry, &reading),
             None if entry.may_be_stale(config.stale_if_error) && question.reached.is_none() => {
                 self.shared.metrics.cache.stale.inc();
-                Judged::Holds(entry.bookmark())
+                Judged::Holds(Held::of(entry))
             }
             None => Judged::Not("no reading"),
         }))
     }
 
-    fn judge(&self, question: &Question, entry: &Entry, config: &config::Cache) -> Judged {
+    fn judge(&self, question: &Question, entry: &Entry) -> Judged {
         if !entry.is_untouched() {
             return Judged::Not("written");
         }
-        match self.consistency(config) {
+        let policy = &question.policy;
+        match policy.consistency {
             Consistency::Strict => match question.source.latest() {
                 Some(latest) if entry.is_behind(&latest) => Judged::Not("changed"),
                 _ => Judged::Ask,
@@ -191,7 +198,7 @@ impl Session {
             Consistency::Bounded => {
                 question.source.keep_fresh(&self.shared);
                 match question.source.latest() {
-                    Some(latest) if latest.sent.elapsed() <= config.max_staleness => {
+                    Some(latest) if latest.sent.elapsed() <= policy.max_staleness => {
                         match judge_by(question, entry, &latest) {
                             Judged::Not(_) if !entry.is_behind(&latest) => Judged::Ask,
                             judged => judged,
@@ -200,272 +207,54 @@ impl Session {
                     _ => Judged::Ask,
                 }
             }
-            Consistency::Ttl if entry.age() > config.ttl => Judged::Not("expired"),
-            Consistency::Ttl if question.reached.is_some_and(|id| id > entry.id()) => {
-                Judged::Not("newer bookmark")
-            }
-            Consistency::Ttl => Judged::Holds(entry.bookmark()),
+            Consistency::Ttl => judge_by_age(question, entry),
         }
     }
 
-    /// What this request wants, or else the configuration.
-    fn consistency(&self, config: &config::Cache) -> Consistency {
-        match self.hints.cache {
-            Some(CacheHint::Fresh(consistency)) => consistency,
-            _ => config.consistency,
-        }
+    /// Answers from the cache.
+    fn hit(
+        &mut self,
+        message: Message,
+        entry: &Entry,
+        held: &Held,
+        in_transaction: bool,
+        question: &Question,
+    ) -> Looked {
+        self.serve(message, &entry.answer, &held.bookmark, in_transaction, question);
+        self.note_hit(entry);
+        Looked::Done
+    }
+
+    fn note_hit(&self, entry: &Entry) {
+        let metrics = &self.shared.metrics.cache;
+        metrics.hits.inc();
+        metrics.staleness_seconds.observe(entry.staleness().as_secs_f64());
+        metrics.saved_seconds.inc_by(entry.cost.as_secs_f64());
     }
 
     /// Answers the RUN at the start of `inbuf`; its result waits for PULL.
     fn serve(
         &mut self,
         message: Message,
-        entry: &Arc<Entry>,
+        answer: &Arc<Answer>,
         bookmark: &Arc<str>,
         in_transaction: bool,
         question: &Question,
     ) {
-        let Some(records) = entry.answer.records() else { return };
+        let Some(records) = answer.records() else { return };
         if !in_transaction {
             self.begin_exchange(Tag::RUN);
             self.exchange.asked = question.asked;
             self.telemetry = None;
         }
-        let metrics = &self.shared.metrics.cache;
-        metrics.hits.inc();
-        metrics.staleness_seconds.observe(entry.staleness().as_secs_f64());
-        entry.hit();
-        metrics.saved_seconds.inc_by(entry.cost.as_secs_f64());
-        question.statement.hits.fetch_add(1, Ordering::Relaxed);
-        self.watch_answered(Answered::Cache, false, entry.answer.count, records.len() as u64);
+        question.statement.cached.hits.fetch_add(1, Ordering::Relaxed);
+        self.watch_answered(Answered::Cache, false, answer.count, records.len() as u64);
         self.inbuf.advance(message.extent.wire);
         self.machine.answered_here(Tag::RUN, Outcome::DONE);
         let number = self.held.as_mut().map(|held| held.served(bookmark));
         let bookmark = number.is_none().then(|| Arc::clone(bookmark));
-        self.open_kept(number.unwrap_or_default(), Arc::clone(entry), records, bookmark);
-        self.put_answer(|out| entry.answer.put_run(number, out));
-    }
-
-    /// What the RUN at the start of `inbuf` asks, if an answer to it may be kept.
-    fn question(&self, wire: &[u8], extent: Extent, begin: Option<&[u8]>) -> Option<Question> {
-        let asked = Instant::now();
-        if extent.payload > PARAMETERS
-            || self.hints.cache == Some(CacheHint::Off)
-            || !self.shared.config.load().cache.enabled
-        {
-            return None;
-        }
-        let ttl = self.shared.config.load().auth.cache_ttl;
-        // Whoever's credentials are to be proved anew goes to Neo4j for it.
-        let principal = self.principal.as_ref().filter(|principal| principal.is_proved(ttl))?;
-        let mut scratch = BytesMut::new();
-        let payload = chunk::payload(wire, extent, &mut scratch);
-        let run = Run::parse(payload).ok()?;
-        let statement = self.shared.coalescer.statements.get(run.text);
-        if !statement.reads_only
-            || statement.keeps(run.parameters).is_err()
-            || !self.shared.upstream.is_single()
-        {
-            return None;
-        }
-        if begin.is_some() && !run.extra.is_empty() {
-            return None;
-        }
-        let extra = match begin {
-            Some(begin) => MapView::parse(begin).ok()?,
-            None => run.extra,
-        };
-        if !is_well_formed(&extra) {
-            return None;
-        }
-        let database = extra.string("db");
-        let source = self.shared.cache.source(
-            || Need {
-                key: Arc::clone(&self.key),
-                principal: Arc::clone(principal),
-                access: Access { database: database.map(Into::into), ..Access::default() },
-            },
-            &principal.id,
-            database,
-        )?;
-        let bookmarks = bookmarks(&extra)?;
-        let ledger = source.ledger();
-        let own =
-            |bookmark: &&Bookmark| ledger.as_ref().is_none_or(|ledger| ledger.database == bookmark.database);
-        let reached = bookmarks.iter().filter(own).map(|bookmark| bookmark.transaction).max();
-        let key = self.answer_key(&statement, &extra, run.parameters, begin.is_some())?;
-        Some(Question { key, statement, source, reached, asked })
-    }
-
-    /// Everything that makes one answer another's.
-    fn answer_key(
-        &self,
-        statement: &crate::statement::Statement,
-        extra: &MapView<'_>,
-        parameters: &[u8],
-        in_transaction: bool,
-    ) -> Option<Vec<u8>> {
-        let principal = self.principal.as_ref()?;
-        let version = self.version();
-        let filter = &self.profile.filter;
-        let mut key = Vec::with_capacity(96 + filter.len() + parameters.len());
-        key.extend_from_slice(&principal.id);
-        let read = extra.string("mode") == Some("r");
-        key.extend_from_slice(&[
-            version.major,
-            version.minor,
-            u8::from(self.key.utc),
-            u8::from(read),
-            u8::from(in_transaction),
-        ]);
-        key.extend_from_slice(&statement.id.to_be_bytes());
-        key.extend_from_slice(&(filter.len() as u32).to_be_bytes());
-        key.extend_from_slice(filter);
-        for (name, value) in extra.iter().filter(|(name, _)| !INDIFFERENT.contains(name)) {
-            if !matches!(name, "db" | "imp_user") && !name.starts_with("notifications_") {
-                return None;
-            }
-            put_entry(name, value, &mut key);
-        }
-        key.push(0xFF);
-        let mut entries: Vec<(&str, &[u8])> = MapView::parse(parameters).ok()?.iter().collect();
-        if !entries.is_sorted() {
-            entries.sort_unstable();
-        }
-        for (name, value) in entries {
-            put_entry(name, value, &mut key);
-        }
-        Some(key)
-    }
-
-    /// Lets the RUN or BEGIN at the start of `inbuf` wait for the newest id that is known, so that its answer may be kept.
-    pub(super) fn wait_for_newest(&mut self, message: Message, newest: Bookmark) -> Message {
-        let mut scratch = BytesMut::new();
-        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
-        let extra = match message.tag {
-            Tag::RUN => Run::parse(payload).map(|run| run.extra),
-            _ => Begin::parse(payload).map(|begin| begin.extra),
-        };
-        let Ok(extra) = extra else { return message };
-        let mut edit = MapEdit::removing(&["bookmarks"]);
-        add_bookmark(&extra, newest, &mut edit);
-        let mut changed = BytesMut::with_capacity(message.extent.wire + 64);
-        chunk::put_message(&mut changed, |out| match message.tag {
-            Tag::RUN => {
-                if let Ok(run) = Run::parse(payload) {
-                    run.write_with(&edit, out);
-                }
-            }
-            _ => {
-                if let Ok(begin) = Begin::parse(payload) {
-                    begin.write_with(&edit, out);
-                }
-            }
-        });
-        self.replace_message(message, changed)
-    }
-
-    /// Puts another message in the place of the one at the start of `inbuf`.
-    pub(super) fn replace_message(&mut self, message: Message, mut changed: BytesMut) -> Message {
-        let Found::Message(extent) = MessageScanner::default().scan(&changed) else { return message };
-        changed.put_slice(self.inbuf.get(message.extent.wire..).unwrap_or_default());
-        *self.inbuf = changed;
-        Message { extent, ..message }
-    }
-
-    /// Looks at the BEGIN at the start of `inbuf`: one that only reads need not reach Neo4j if what it reads is kept.
-    pub(super) fn hold_read(&mut self, message: Message) -> Reading {
-        let relay = Reading::Relay(message);
-        (self.reads.carried, self.reads.begin) = (None, None);
-        if !self.shared.config.load().cache.enabled || !self.shared.upstream.is_single() {
-            return relay;
-        }
-        let mut scratch = BytesMut::new();
-        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
-        let Ok(begin) = Begin::parse(payload) else { return relay };
-        if !is_well_formed(&begin.extra)
-            || begin.extra.string("mode") != Some("r")
-            || bookmarks(&begin.extra).is_none()
-        {
-            return relay;
-        }
-        let mut plain = BytesMut::new();
-        MapEdit::removing(&["bookmarks", "tx_metadata", "tx_timeout"]).apply(&begin.extra, &mut plain);
-        let known = self.reads.begun.as_ref().filter(|begun| begun.0 == plain).map(|begun| begun.1.clone());
-        let begin = Bytes::copy_from_slice(payload.get(2..).unwrap_or_default());
-        if let Some(meta) = known
-            && self.goes_on_kept(message, &begin)
-        {
-            self.held = Some(Box::new(Held::reading(begin)));
-            self.begin_exchange(Tag::BEGIN);
-            self.inbuf.advance(message.extent.wire);
-            self.machine.answered_here(Tag::BEGIN, Outcome::DONE);
-            self.put_success(&meta);
-            return Reading::Held;
-        }
-        self.reads.asking = Some(plain.to_vec());
-        self.reads.carried = self.newest_of(&begin);
-        self.reads.begin = Some(begin);
-        match self.reads.carried {
-            Some(newest) => Reading::Relay(self.wait_for_newest(message, newest)),
-            None => relay,
-        }
-    }
-
-    /// Whether what follows BEGIN, if it has come already, is kept.
-    fn goes_on_kept(&self, message: Message, begin: &[u8]) -> bool {
-        let rest = self.inbuf.get(message.extent.wire..).unwrap_or_default();
-        if rest.is_empty() {
-            return self.reads.hot;
-        }
-        let Found::Message(extent) = MessageScanner::default().scan(rest) else { return false };
-        let question = self.question(rest, extent, Some(begin));
-        question.is_some_and(|question| self.shared.cache.has(&question.key))
-    }
-
-    /// The newest id that is known of the database that BEGIN's metadata name; the client's own bookmark if that is newer.
-    fn newest_of(&self, begin: &[u8]) -> Option<Bookmark> {
-        let principal = self.principal.as_ref()?;
-        let extra = MapView::parse(begin).ok()?;
-        let ledger = self.shared.cache.known_source(&principal.id, extra.string("db"))?.ledger()?;
-        let own = bookmarks(&extra)?;
-        let own = own.iter().filter(|own| own.database == ledger.database).map(|own| own.transaction).max();
-        let newest = ledger.newest()?.max(own.unwrap_or_default());
-        Some(Bookmark { database: ledger.database, transaction: newest })
-    }
-
-    /// A read that is not kept begins its transaction at Neo4j after all.
-    pub(super) async fn read_on(
-        &mut self,
-        message: Message,
-        mut filling: Option<Box<Filling>>,
-    ) -> Step<bool> {
-        if let Some(filling) = &mut filling {
-            filling.followed = true;
-        }
-        self.reads.hot = false;
-        self.filling = filling;
-        Box::pin(self.go_on(message, None)).await
-    }
-
-    /// The first RUN of a transaction that only reads goes to Neo4j: its answer may be kept.
-    pub(super) fn fill_in_transaction(&mut self, message: Message) {
-        if let Some(filling) = &mut self.filling {
-            // From `read_on`; or it is the second one, whose answer would stand behind the first one's.
-            if !filling.is_first() {
-                self.filling = None;
-            }
-            return;
-        }
-        let Some(begin) = self.reads.begin.take() else { return };
-        let Some(question) = self.question(&self.inbuf, message.extent, Some(&begin)) else { return };
-        self.shared.cache.asked(&question.key);
-        self.reads.hot = self.shared.cache.has(&question.key);
-        let mut filling = question.filling(None, self.shared.config.load().cache.max_entry_bytes);
-        filling.carry(self.reads.carried.take());
-        (filling.led, filling.followed) = (true, true);
-        filling.is_first();
-        self.filling = Some(Box::new(filling));
+        self.open_kept(number.unwrap_or_default(), Arc::clone(answer), records, bookmark);
+        self.put_answer(|out| answer.put_run(number, out));
     }
 
     /// Takes what goes on to the client.
@@ -488,46 +277,30 @@ impl Session {
     }
 }
 
-/// Whether what the key of an answer leaves out is as Neo4j wants it. If not, Neo4j is to say so.
-fn is_well_formed(extra: &MapView<'_>) -> bool {
-    extra.iter().all(|(name, _)| match name {
-        "mode" => matches!(extra.string(name), Some("r" | "w")),
-        "tx_timeout" => extra.integer(name).is_some_and(|timeout| timeout >= 0),
-        "tx_metadata" => extra.map(name).is_some(),
-        _ => true,
-    })
+/// One in so many; never for 0.
+fn is_sampled(every: u32) -> bool {
+    every > 0 && fastrand::u32(..every) == 0
 }
 
-/// Adds one to the bookmarks.
-pub(super) fn add_bookmark(extra: &MapView<'_>, bookmark: Bookmark, edit: &mut MapEdit<'_>) {
-    let own: Vec<&[u8]> = extra.get("bookmarks").map(items).unwrap_or_default();
-    edit.add("bookmarks", |out| {
-        encode::list_header(own.len() + 1, out);
-        own.iter().for_each(|item| out.put_slice(item));
-        encode::string(&bookmark.to_text(), out);
-    });
+/// Judges an entry by how long it has been kept. Its last fifth is for bringing a new one.
+fn judge_by_age(question: &Question, entry: &Entry) -> Judged {
+    let (age, ttl) = (entry.age(), question.policy.ttl);
+    if age > ttl {
+        return Judged::Not("expired");
+    }
+    if question.reached.is_some_and(|id| id > entry.id()) {
+        return Judged::Not("newer bookmark");
+    }
+    let held = Held::of(entry);
+    if age > ttl - ttl / 5 { Judged::Ageing(held) } else { Judged::Holds(held) }
 }
 
-/// The items of a list.
-fn items(list: &[u8]) -> Vec<&[u8]> {
-    let mut walker = Walker::new(list);
-    let count = walker.list_header().unwrap_or_default();
-    (0..count).map_while(|_| walker.value().ok()).collect()
-}
-
-fn put_entry(name: &str, value: &[u8], key: &mut Vec<u8>) {
-    key.extend_from_slice(&(name.len() as u32).to_be_bytes());
-    key.extend_from_slice(name.as_bytes());
-    key.extend_from_slice(&(value.len() as u32).to_be_bytes());
-    key.extend_from_slice(value);
-}
-
-fn judge_by(question: &Question, entry: &Entry, reading: &Newest) -> Judged {
+fn judge_by(question: &Question, entry: &Entry, reading: &Reading) -> Judged {
     if question.reached.is_some_and(|id| id > reading.newest()) {
         return Judged::Not("newer bookmark");
     }
     if entry.holds_at(reading) {
-        Judged::Holds(Arc::clone(&reading.bookmark))
+        Judged::Holds(Held { at: reading.newest(), bookmark: Arc::clone(&reading.bookmark) })
     } else {
         Judged::Not("changed")
     }

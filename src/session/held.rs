@@ -12,7 +12,8 @@ use bolt_wire::packstream::{MapView, Value, encode};
 use bolt_wire::{Tag, packstream::MapEdit};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::cached::{Looked, add_bookmark};
+use super::cached::Looked;
+use super::edit::add_bookmark;
 use super::errand::{Errand, Joined};
 use super::filter::inherited_keys;
 use super::requests::{Leased, Message};

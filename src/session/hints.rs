@@ -64,26 +64,18 @@ impl Session {
                 return None;
             }
         };
-        let mut edit = MapEdit::removing(&["tx_metadata"]);
-        if metadata.len() > 1 {
-            edit.add("tx_metadata", |out| MapEdit::removing(&[KEY]).apply(&metadata, out));
-        }
-        let mut changed = BytesMut::with_capacity(message.extent.wire);
-        chunk::put_message(&mut changed, |out| match message.tag {
-            Tag::RUN => {
-                if let Ok(run) = Run::parse(payload) {
-                    run.write_with(&edit, out);
-                }
-            }
-            _ => {
-                if let Ok(begin) = Begin::parse(payload) {
-                    begin.write_with(&edit, out);
-                }
-            }
-        });
         self.hints = hints;
-        Some(self.replace_message(message, changed))
+        Some(self.edit(message, without_hints))
     }
+}
+
+/// Takes the key out of the transaction metadata.
+fn without_hints(extra: &MapView<'_>) -> MapEdit<'static> {
+    let mut edit = MapEdit::removing(&["tx_metadata"]);
+    if let Some(metadata) = extra.map("tx_metadata").filter(|metadata| metadata.len() > 1) {
+        edit.add("tx_metadata", |out| MapEdit::removing(&[KEY]).apply(&metadata, out));
+    }
+    edit
 }
 
 /// Reads the value of the key; what it was, if that means nothing.

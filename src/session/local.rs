@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::requests::Message;
 use super::{End, Session, Step};
-use crate::cache::Entry;
+use crate::cache::Answer;
 use crate::console::{Asking, Call, Table, looks_like_call};
 
 /// The number of a transaction's first result of Sidebolt's own. Neo4j counts from 0.
@@ -56,7 +56,7 @@ enum Tail {
         since: Instant,
     },
     /// A kept answer's, outside of a transaction with the bookmark to give.
-    Kept { entry: Arc<Entry>, bookmark: Option<Arc<str>> },
+    Kept { answer: Arc<Answer>, bookmark: Option<Arc<str>> },
 }
 
 /// What came of a message.
@@ -206,13 +206,13 @@ impl Session {
     pub(super) fn open_kept(
         &mut self,
         number: i64,
-        entry: Arc<Entry>,
+        answer: Arc<Answer>,
         records: Bytes,
         bookmark: Option<Arc<str>>,
     ) {
         let local = self.results.get_or_insert_default();
         (local.newest, local.last) = (number, true);
-        local.results.push(Open { number, records, tail: Tail::Kept { entry, bookmark }, begun: false });
+        local.results.push(Open { number, records, tail: Tail::Kept { answer, bookmark }, begun: false });
     }
 
     /// PULL or DISCARD, if it is of a result of Sidebolt's own.
@@ -355,7 +355,7 @@ impl Tail {
     fn records(&self) -> Option<u64> {
         match self {
             Self::Own { .. } => None,
-            Self::Kept { entry, .. } => Some(entry.answer.count),
+            Self::Kept { answer, .. } => Some(answer.count),
         }
     }
 
@@ -366,7 +366,7 @@ impl Tail {
                 out.put_slice(&[0xB1, Tag::SUCCESS.0]);
                 summary(*any, database.as_deref(), *since, version).encode(out);
             }
-            Self::Kept { entry, bookmark } => entry.answer.put_summary(bookmark.as_deref(), unseen, out),
+            Self::Kept { answer, bookmark } => answer.put_summary(bookmark.as_deref(), unseen, out),
         }
     }
 }

@@ -54,7 +54,7 @@ pub(super) async fn log_in(
         filling: None,
         writing: None,
         watch: super::watched::Watch::default(),
-        reads: super::cached::Reads::default(),
+        reads: super::managed::Reads::default(),
         exchange: Exchange {
             tag: Tag::HELLO,
             asked: now,

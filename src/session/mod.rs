@@ -2,12 +2,15 @@
 
 mod cached;
 mod deferred;
+mod edit;
 mod errand;
 mod filter;
 mod held;
 mod hints;
 mod local;
 mod login;
+mod managed;
+mod question;
 mod registry;
 mod relay;
 mod requests;
@@ -140,7 +143,7 @@ pub(crate) struct Session {
     /// What is seen of the running exchange's requests.
     watch: watched::Watch,
     /// How this client's managed reads go.
-    reads: cached::Reads,
+    reads: managed::Reads,
     /// For metadata that is looked at.
     scratch: BytesMut,
     /// A transaction that has not begun at Neo4j.

@@ -13,13 +13,14 @@ use bolt_wire::server::{State, Verdict};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
-use super::cached::{Looked, Reading};
+use super::cached::Looked;
 use super::deferred::Deferring;
 use super::errand::Joined;
 use super::filter::queue_filtered;
 use super::held::Begun;
 use super::hints::CoalesceHint;
 use super::local::Taken;
+use super::managed::Reading;
 use super::{End, Exchange, Session, Step, login, send};
 use crate::coalesce::Claim;
 use crate::failure::Refusal;

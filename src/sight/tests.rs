@@ -94,7 +94,7 @@ fn everybody_sees_their_own_and_observers_see_all() {
 #[test]
 fn a_million_texts_take_bounded_memory_and_leave_the_hot_ones() {
     const TEXTS: u32 = 1_000_000;
-    let world = world(1000);
+    let world = world(300);
     let hot = Arc::new(Statement::parse("MATCH (n:Hot {id: $id}) RETURN n"));
     let mut cold = Statement::parse("MATCH (n:Cold) RETURN n");
     let mut largest = 0;
@@ -127,7 +127,7 @@ fn a_million_texts_take_bounded_memory_and_leave_the_hot_ones() {
     let (rows, gone) = world.sight.queries.size();
     let bytes = world.sight.queries.bytes().max(largest);
     println!("{rows} rows, {gone} gone, {bytes} bytes");
-    assert!(rows <= 1016 && bytes < 4 << 20, "{rows} rows, {bytes} bytes");
+    assert!(rows <= 316 && bytes < 1 << 20, "{rows} rows, {bytes} bytes");
     let top = world.top(&world.ann);
     let kept = top.iter().find(|row| row.fingerprint == hot.fingerprint).expect("the hot one stays");
     assert_eq!(load(&kept.counts.calls), u64::from(TEXTS) / 100);

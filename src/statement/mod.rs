@@ -6,6 +6,7 @@ mod count;
 pub(crate) mod fingerprint;
 mod footprint;
 mod form;
+mod names;
 mod pattern;
 mod read;
 mod recognise;
@@ -20,11 +21,13 @@ mod real_neo4j;
 mod tests;
 
 pub(crate) use footprint::{Footprint, Mark};
+pub(crate) use names::Names;
 pub(crate) use shape::{Amount, Counter, Kind, Operand, Requirement, Shape, Way, When};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bolt_wire::packstream::{Value, Walker};
+use parking_lot::Mutex;
 
 use self::footprint::{Effects, Writes, have_no_map};
 use self::tokens::Tokens;
@@ -45,6 +48,8 @@ pub(crate) struct Statement {
     pub(crate) fingerprint: u64,
     /// Names of the parameters that it reads. A request that lacks one is Neo4j's to refuse.
     pub(crate) parameters: Box<[Box<str>]>,
+    /// The labels and types that it names.
+    pub(crate) names: Names,
     /// What it may do.
     pub(crate) class: Class,
     /// True if it surely changes nothing, on whatever data.
@@ -58,10 +63,33 @@ pub(crate) struct Statement {
     moments: Box<[form::Path]>,
     /// What it may change.
     writes: Writes,
+    /// It has a shape, and neither removes a property nor sets one to a null that stands in the text.
+    is_plain: bool,
+    /// What the cache has made of it.
+    pub(crate) cached: Cached,
+}
+
+/// What the cache has made of a text.
+#[derive(Debug, Default)]
+pub(crate) struct Cached {
     /// How often it was answered from the cache.
     pub(crate) hits: AtomicU64,
     /// How often it could have been, and was not.
     pub(crate) misses: AtomicU64,
+    /// What became of the last answer of Neo4j's.
+    last: Mutex<Option<&'static str>>,
+}
+
+impl Cached {
+    /// This became of an answer of Neo4j's.
+    pub(crate) fn note(&self, outcome: &'static str) {
+        *self.last.lock() = Some(outcome);
+    }
+
+    /// What became of the last one.
+    pub(crate) fn last(&self) -> Option<&'static str> {
+        *self.last.lock()
+    }
 }
 
 /// What a text may do, as far as it can be told without running it.
@@ -89,11 +117,7 @@ impl Statement {
 
     /// True if each property that a request with these parameters sets gets a value that is not null, and none is removed.
     pub(crate) fn sets_plainly(&self, parameters: &[u8]) -> bool {
-        let word = |word: &str| {
-            let letters = self.text.as_bytes().windows(word.len());
-            letters.into_iter().any(|letters| letters.eq_ignore_ascii_case(word.as_bytes()))
-        };
-        self.is_shaped() && !word("remove") && !word("null") && !has_null(&mut Walker::new(parameters))
+        self.is_plain && !has_null(&mut Walker::new(parameters))
     }
 
     /// `cacheable` of a request with these parameters (a PackStream map): `datetime($since)` is a clock only where it is given
@@ -110,13 +134,8 @@ impl Statement {
         if text.len() > LONGEST {
             let reason = "it is too long";
             let normalised = fingerprint::of_long(text);
-            return Self::of(
-                text,
-                &normalised,
-                Box::default(),
-                Class::Other(reason),
-                Effects::unknown(reason),
-            );
+            let (class, effects) = (Class::Other(reason), Effects::unknown(reason));
+            return Self::of(text, &normalised, Box::default(), Names::unknown(), class, effects);
         }
         let tokens = Tokens::of(text);
         let normalised = fingerprint::of_tokens(&tokens);
@@ -124,28 +143,43 @@ impl Statement {
             Ok(()) => Class::Write { shape: recognise::recognise(text, &tokens) },
             Err(reason) => Class::Other(reason),
         };
-        Self::of(text, &normalised, tokens.parameters(), class, Effects::of(text, &tokens))
+        let effects = Effects::of(text, &tokens);
+        Self::of(text, &normalised, tokens.parameters(), Names::of(&tokens), class, effects)
     }
 
-    fn of(text: &str, normalised: &str, parameters: Box<[Box<str>]>, class: Class, effects: Effects) -> Self {
+    fn of(
+        text: &str,
+        normalised: &str,
+        parameters: Box<[Box<str>]>,
+        names: Names,
+        class: Class,
+        effects: Effects,
+    ) -> Self {
         let Effects { reads_only, cacheable, moments, reads, writes } = effects;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let shaped = matches!(&class, Class::Write { shape: Ok(_) });
         Self {
             id,
             text: text.into(),
             fingerprint: fingerprint::hash(normalised),
             parameters,
+            names,
             class,
             reads_only,
             cacheable,
             reads,
             moments,
             writes,
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
+            is_plain: shaped && !has_word(text, "remove") && !has_word(text, "null"),
+            cached: Cached::default(),
         }
     }
+}
+
+/// True if a text has these letters anywhere, in whatever case.
+fn has_word(text: &str, word: &str) -> bool {
+    text.as_bytes().windows(word.len()).any(|letters| letters.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// True if there is a null anywhere in a value, or it cannot be read.

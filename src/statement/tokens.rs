@@ -129,7 +129,7 @@ impl<'t> Tokens<'t> {
 }
 
 /// A name out of its back-ticks.
-fn unquoted(text: &str) -> String {
+pub(super) fn unquoted(text: &str) -> String {
     let inner = text.strip_prefix('`').and_then(|text| text.strip_suffix('`')).unwrap_or(text);
     inner.replace("``", "`")
 }

@@ -245,34 +245,21 @@ impl<'a> Visitor<'a> for Kinds<'a> {
     }
 
     fn visit_expr(&mut self, expr: &'a Expr) {
-        let mut at = expr;
-        loop {
-            match &at.kind {
-                ExprKind::ListComprehension(list) => self.bind(&list.variable, self.of_expr(&list.list)),
-                ExprKind::QuantifiedPredicate(all) => self.bind(&all.variable, self.of_expr(&all.list)),
-                ExprKind::Reduce(reduce) => {
-                    self.bind(&reduce.variable, self.of_expr(&reduce.list));
-                    let known = self.join([&*reduce.initial]);
-                    self.bind(&reduce.accumulator, known);
-                    self.bind(&reduce.accumulator, self.of_expr(&reduce.expression));
-                }
-                ExprKind::PatternComprehension(list) => {
-                    if let Some(name) = &list.binding {
-                        self.bind(name, Kind::Graph);
-                    }
-                }
-                _ => {}
+        walk_chain(self, expr, |kinds, expr| match &expr.kind {
+            ExprKind::ListComprehension(list) => kinds.bind(&list.variable, kinds.of_expr(&list.list)),
+            ExprKind::QuantifiedPredicate(all) => kinds.bind(&all.variable, kinds.of_expr(&all.list)),
+            ExprKind::Reduce(reduce) => {
+                kinds.bind(&reduce.variable, kinds.of_expr(&reduce.list));
+                kinds.bind(&reduce.accumulator, kinds.of_expr(&reduce.initial));
+                kinds.bind(&reduce.accumulator, kinds.of_expr(&reduce.expression));
             }
-            match step(at) {
-                Some((inner, other)) => {
-                    if let Some(other) = other {
-                        self.visit_expr(other);
-                    }
-                    at = inner;
+            ExprKind::PatternComprehension(list) => {
+                if let Some(name) = &list.binding {
+                    kinds.bind(name, Kind::Graph);
                 }
-                None => return visit::walk_expr(self, at),
             }
-        }
+            _ => {}
+        });
     }
 }
 
@@ -288,8 +275,25 @@ const CLAUSES: [&str; 25] = [
     "WHERE", "WITH", "YIELD",
 ];
 
-/// The operand of which a long chain can hang, and the other one: chains are followed without recursion.
-pub(super) fn step(expr: &Expr) -> Option<(&Expr, Option<&Expr>)> {
+/// Goes through an expression; what a long chain hangs on is followed without recursion.
+pub(super) fn walk_chain<'a, V: Visitor<'a>>(
+    visitor: &mut V,
+    expr: &'a Expr,
+    mut look: impl FnMut(&mut V, &'a Expr),
+) {
+    let mut at = expr;
+    loop {
+        look(visitor, at);
+        let Some((inner, other)) = step(at) else { return visit::walk_expr(visitor, at) };
+        if let Some(other) = other {
+            visitor.visit_expr(other);
+        }
+        at = inner;
+    }
+}
+
+/// The operand of which a long chain can hang, and the other one.
+fn step(expr: &Expr) -> Option<(&Expr, Option<&Expr>)> {
     match &expr.kind {
         ExprKind::Binary { left, right, .. } => Some((left, Some(right))),
         ExprKind::Unary { operand, .. } | ExprKind::Parenthesized(operand) => Some((operand, None)),

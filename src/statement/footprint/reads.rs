@@ -8,7 +8,7 @@ use open_cypher::ast::{
 };
 
 use super::functions::{self, Use};
-use super::kinds::{Kind, Kinds, is_odd, step};
+use super::kinds::{Kind, Kinds, is_odd, walk_chain};
 use super::mark::{Mark, Marks};
 use crate::statement::form::Path;
 
@@ -208,19 +208,7 @@ impl<'a> Visitor<'a> for Reader<'_> {
     }
 
     fn visit_expr(&mut self, expr: &'a Expr) {
-        let mut at = expr;
-        loop {
-            self.look(at);
-            match step(at) {
-                Some((inner, other)) => {
-                    if let Some(other) = other {
-                        self.visit_expr(other);
-                    }
-                    at = inner;
-                }
-                None => return visit::walk_expr(self, at),
-            }
-        }
+        walk_chain(self, expr, |reader, expr| reader.look(expr));
     }
 
     fn visit_error(&mut self, _: open_cypher::Span) {

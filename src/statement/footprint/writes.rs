@@ -9,6 +9,7 @@ use open_cypher::ast::{
     RelationshipPattern, RemoveItemKind, SetClause, SetItemKind, SingleQuery,
 };
 
+use super::kinds::walk_chain;
 use super::mark::{Mark, Marks};
 use super::reads::{Whole, names};
 use super::split::{ENTER, LEAVE, Part};
@@ -347,28 +348,16 @@ impl<'a> Visitor<'a> for Names<'a> {
     }
 
     fn visit_expr(&mut self, expr: &'a Expr) {
-        let mut at = expr;
-        loop {
-            match &at.kind {
-                ExprKind::ListComprehension(list) => self.bind(Some(&list.variable)),
-                ExprKind::QuantifiedPredicate(all) => self.bind(Some(&all.variable)),
-                ExprKind::PatternComprehension(list) => self.bind(list.binding.as_ref()),
-                ExprKind::Reduce(reduce) => {
-                    self.bind(Some(&reduce.accumulator));
-                    self.bind(Some(&reduce.variable));
-                }
-                _ => {}
+        walk_chain(self, expr, |names, expr| match &expr.kind {
+            ExprKind::ListComprehension(list) => names.bind(Some(&list.variable)),
+            ExprKind::QuantifiedPredicate(all) => names.bind(Some(&all.variable)),
+            ExprKind::PatternComprehension(list) => names.bind(list.binding.as_ref()),
+            ExprKind::Reduce(reduce) => {
+                names.bind(Some(&reduce.accumulator));
+                names.bind(Some(&reduce.variable));
             }
-            match super::kinds::step(at) {
-                Some((inner, other)) => {
-                    if let Some(other) = other {
-                        self.visit_expr(other);
-                    }
-                    at = inner;
-                }
-                None => return visit::walk_expr(self, at),
-            }
-        }
+            _ => {}
+        });
     }
 }
 
