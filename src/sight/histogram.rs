@@ -114,9 +114,7 @@ mod tests {
         let samples: [fn(&mut fastrand::Rng) -> f64; 4] = [
             |random| 1e6 * (1.0 + random.f64()),
             |random| 1e5 * (-random.f64().max(1e-9).ln()).exp(),
-            Box::new(
-                |random| if random.f64() < 0.97 { 2e5 + 1e4 * random.f64() } else { 3e9 * random.f64() },
-            ),
+            |random| if random.f64() < 0.97 { 2e5 + 1e4 * random.f64() } else { 3e9 * random.f64() },
             |random| 300.0 * random.f64(),
         ];
         for (kind, sample) in samples.iter().enumerate() {
