@@ -21,6 +21,7 @@ mod read;
 pub mod reload;
 mod schema;
 mod show;
+mod sight;
 mod tree;
 mod units;
 pub mod uri;
@@ -33,6 +34,7 @@ pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
+pub use sight::{Parameters, Sight};
 pub use uri::{TlsTrust, UpstreamUri};
 pub use when::{AccessKind, When};
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub cache: Cache,
     /// A server that fails is left alone.
     pub breaker: Breaker,
+    /// What is seen of the queries.
+    pub sight: Sight,
     /// What is held in memory for one client.
     pub limits: Limits,
     /// Indexes and constraints to make sure of at start: a list of entries with `label` or `type`, `properties`, and if wanted `unique: true`, `name`, `database`.

@@ -9,7 +9,8 @@ use serde::de::{self, Visitor};
 use serde_json::Value;
 
 use super::{
-    Admin, Auth, Breaker, Cache, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Upstream,
+    Admin, Auth, Breaker, Cache, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Sight,
+    Upstream,
 };
 
 /// One key of the configuration.
@@ -231,6 +232,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "coalesce" => fields::<Coalesce>(),
         "cache" => fields::<Cache>(),
         "breaker" => fields::<Breaker>(),
+        "sight" => fields::<Sight>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),
         "log" => fields::<Log>(),

@@ -104,6 +104,6 @@ mod tests {
             ),
             "{shown}"
         );
-        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 12);
+        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 13);
     }
 }

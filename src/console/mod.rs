@@ -5,6 +5,9 @@ mod call;
 mod coalesce;
 mod guard;
 mod procedures;
+mod sight;
+mod slow;
+mod state;
 
 use bolt_wire::packstream::Value;
 

@@ -24,6 +24,7 @@ impl Session {
         match self.machine.judge(tag) {
             Verdict::Wait => return Ok(false),
             Verdict::Start => {
+                self.watch_start(Message { tag, extent: Extent::default() });
                 self.begin_exchange(tag);
                 // Its extra cannot be seen before its parameters are through: it may write, most likely to the database of the last
                 // request, and a filter must be on the connection.
@@ -90,6 +91,7 @@ impl Session {
                 // Nothing was read from Neo4j meanwhile.
                 self.last_heard = Instant::now();
                 self.machine.forwarded(tag);
+                self.watch.streamed(tag);
                 self.note_pin();
                 Ok(())
             }

@@ -29,7 +29,6 @@ pub(crate) fn shown(fingerprint: u64) -> String {
 }
 
 /// The normalised text of a whole text, however long it is.
-#[allow(dead_code, reason = "only tests look at them yet")]
 pub(crate) fn normalised(text: &str) -> String {
     if text.len() <= super::LONGEST { of_tokens(&Tokens::of(text)) } else { of_long(text) }
 }
