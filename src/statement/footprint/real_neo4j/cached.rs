@@ -1,6 +1,7 @@
 //! The same through Sidebolt's cache: behind each write, every read that goes through it says what Neo4j itself says.
 //!
-//! `SIDEBOLT_FOOTPRINT_PAIRS` (1,000) and `SIDEBOLT_FOOTPRINT_SEED` as for the footprints. With `ttl` nothing but the footprints of the writes makes an answer go, and a rule lets every answer be kept.
+//! `SIDEBOLT_FOOTPRINT_PAIRS` (1,000) and `SIDEBOLT_FOOTPRINT_SEED` are as for the footprints. With `ttl` nothing but the footprints of
+//! the writes makes an answer go, and a rule lets every answer be kept.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

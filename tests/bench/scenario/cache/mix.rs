@@ -77,7 +77,8 @@ fn mixed() -> Vec<Request> {
         let point = random.f64() * whole;
         sums.partition_point(|sum| *sum < point).min(QUESTIONS - 1)
     };
-    let request = |nth: usize| if nth % WRITES == 0 { unrelated() } else { question(pick(&mut random)) };
+    let request =
+        |nth: usize| if nth.is_multiple_of(WRITES) { unrelated() } else { question(pick(&mut random)) };
     (0..MIX).map(request).collect()
 }
 
