@@ -21,7 +21,7 @@ use crate::config::{Config, UpstreamUri};
 use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
-use crate::sight::Sight;
+use crate::sight::{Sight, keep_explaining};
 use crate::transport::tls::{TlsAcceptor, TlsError};
 use crate::upstream::{Connector, Dialer, Identities, Upstream};
 use crate::{admin, indexes, session};
@@ -142,6 +142,7 @@ impl App {
         tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end.clone()));
         tokio::spawn(keep_warm(Arc::clone(&shared), end.clone()));
         tokio::spawn(indexes::keep(Arc::clone(&shared), end.clone()));
+        tokio::spawn(keep_explaining(Arc::clone(&shared), end.clone()));
         let sessions = TaskTracker::new();
         let handler = session_handler(Arc::clone(&shared));
         let accepting = tokio::spawn(listener.run(config, sessions.clone(), stop.clone(), handler));

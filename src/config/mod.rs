@@ -32,7 +32,7 @@ pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
-pub use sight::Sight;
+pub use sight::{Parameters, Sight};
 pub use uri::{TlsTrust, UpstreamUri};
 pub use when::{AccessKind, When};
 

@@ -4,6 +4,8 @@ mod call;
 mod coalesce;
 mod procedures;
 mod sight;
+mod slow;
+mod state;
 
 use bolt_wire::packstream::Value;
 

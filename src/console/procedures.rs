@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value;
 
-use super::{coalesce, sight};
+use super::{coalesce, sight, slow, state};
 use crate::session::Shared;
+use crate::sight::Last;
 use crate::upstream::Principal;
 
 /// Who asks, and whom.
@@ -15,6 +16,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) shared: &'a Shared,
     /// The user that is logged in.
     pub(crate) principal: &'a Principal,
+    /// The session's last request that is over.
+    pub(crate) last: Option<&'a Last>,
 }
 
 /// A procedure of Sidebolt's.
@@ -48,8 +51,17 @@ pub(super) const fn column(name: &'static str, kind: &'static str, says: &'stati
 }
 
 /// All of them.
-pub(super) const ALL: [Procedure; 5] =
-    [coalesce::TEXTS, coalesce::LANES, sight::QUERIES, sight::RESET, PROCEDURES];
+pub(super) const ALL: [Procedure; 9] = [
+    coalesce::TEXTS,
+    coalesce::LANES,
+    sight::QUERIES,
+    sight::RESET,
+    slow::SLOW,
+    slow::LAST,
+    state::POOLS,
+    state::CLIENTS,
+    PROCEDURES,
+];
 
 const PROCEDURES: Procedure = Procedure {
     name: "sidebolt.procedures",

@@ -322,7 +322,8 @@ fn principal(shared: &Shared, config: &Config) -> Option<Arc<Principal>> {
     }
 }
 
-async fn need(shared: &Shared, principal: &Arc<Principal>, database: Option<&Arc<str>>) -> Need {
+/// What a statement of Sidebolt's own needs, in somebody's name.
+pub(crate) async fn need(shared: &Shared, principal: &Arc<Principal>, database: Option<&Arc<str>>) -> Need {
     let offered = shared.upstream.offered().await;
     let version = offered.iter().max().copied().unwrap_or(bolt_wire::Version::V5_8);
     let bound = version.features().auth_in_hello.then_some(principal.id);

@@ -35,7 +35,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep};
 
-pub(crate) use registry::{Pin, Registration, Registry};
+pub(crate) use registry::{Handle, Pin, Registration, Registry};
 
 use crate::buffers::{Buffers, Inbox};
 use crate::cache::{Cache, Filling};

@@ -99,6 +99,7 @@ impl Session {
             Verdict::Logoff => {
                 self.machine.logged_off();
                 self.principal = None;
+                self.registration.set_who(None);
                 self.lane = None;
                 self.put_success(&[0xA0]);
             }

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::requests::Message;
 use super::{Registration, Session, Shared};
-use crate::sight::{Answered, Finished, Outcome};
+use crate::config::Parameters;
+use crate::sight::{Answered, Finished, Last, Outcome};
 use crate::statement::Statement;
 use crate::upstream::Principal;
 
@@ -28,6 +29,8 @@ pub(super) struct Watch {
     open: Vec<Request>,
     /// Answers that are due: to what, and to which request.
     due: VecDeque<(Tag, i64)>,
+    /// The last one that is over.
+    pub(super) last: Option<Last>,
     /// The client has sent RESET.
     interrupted: bool,
     /// RUNs of this exchange that were answered here or went to Neo4j.
@@ -51,7 +54,16 @@ struct Request {
     due: u32,
     rows: u64,
     bytes: u64,
+    /// Until RUN's answer.
+    first: Duration,
+    t_first: Option<i64>,
+    t_last: Option<i64>,
+    /// Its parameters, if they are to be shown should it be slow.
+    parameters: Option<Box<[u8]>>,
 }
+
+/// Parameters above this are not kept.
+const PARAMETERS: usize = 16 << 10;
 
 /// Where a session's requests are recorded, and whose they are.
 type Place<'a> = (&'a Shared, &'a Option<Arc<Principal>>, &'a Registration);
@@ -77,8 +89,10 @@ impl Session {
             Some(name) => Some(self.database_named(name)),
             None => self.watch_database(),
         };
+        let statement = self.shared.coalescer.statements.get(run.text);
+        self.registration.set_asked(statement.fingerprint);
         self.watch.arrived = Some(Request {
-            statement: self.shared.coalescer.statements.get(run.text),
+            statement,
             database,
             number: 0,
             asked: Instant::now(),
@@ -88,7 +102,17 @@ impl Session {
             due: 0,
             rows: 0,
             bytes: 0,
+            first: Duration::ZERO,
+            t_first: None,
+            t_last: None,
+            parameters: self.kept_parameters(run.parameters),
         });
+    }
+
+    /// Parameters are kept only where they are to be shown.
+    fn kept_parameters(&self, parameters: &[u8]) -> Option<Box<[u8]>> {
+        let full = self.shared.config.load().sight.slow_parameters == Parameters::Full;
+        (full && parameters.len() <= PARAMETERS).then(|| parameters.into())
     }
 
     /// The database of the open transaction.
@@ -134,7 +158,8 @@ impl Session {
         (request.rows, request.bytes) = (rows, bytes);
         request.busy = request.asked.elapsed();
         let outcome = if failed { Outcome::Failure } else { Outcome::Success };
-        request.record((&self.shared, &self.principal, &self.registration), answered, outcome, None);
+        let place = (&*self.shared, &self.principal, &self.registration);
+        self.watch.last = request.record(place, answered, outcome, None);
     }
 
     /// The RUN at the start of `inbuf` was answered by a batch, with these messages.
@@ -149,18 +174,18 @@ impl Session {
         let Some(mut request) = self.watch.arrived.take() else { return };
         request.waited = request.asked.elapsed();
         let place = (&*self.shared, &self.principal, &self.registration);
-        request.record(place, Answered::Neo4j, Outcome::Refused, Some(why));
+        self.watch.last = request.record(place, Answered::Neo4j, Outcome::Refused, Some(why));
     }
 
     /// The exchange is over: so is what is open.
     pub(super) fn watch_over(&mut self) {
         let (failed, interrupted) = (self.exchange.failed, self.exchange.interrupted);
         let due = !self.watch.due.is_empty();
-        for mut request in self.watch.open.drain(..) {
+        while let Some(mut request) = self.watch.open.pop() {
             request.pause(Instant::now());
             let outcome = if failed || interrupted || due { Outcome::Interrupted } else { Outcome::Success };
             let place = (&*self.shared, &self.principal, &self.registration);
-            request.record(place, Answered::Neo4j, outcome, None);
+            self.watch.last = request.record(place, Answered::Neo4j, outcome, None);
         }
         self.watch.clear();
     }
@@ -245,6 +270,13 @@ impl Watch {
         let Some(at) = self.open.iter().position(|request| request.number == number) else { return };
         let Some(request) = self.open.get_mut(at) else { return };
         request.due = request.due.saturating_sub(1);
+        match tag {
+            Tag::RUN => {
+                request.first = request.since.map(|since| since.elapsed()).unwrap_or_default();
+                request.t_first = summary.meta.integer("t_first");
+            }
+            _ => request.t_last = summary.meta.integer("t_last"),
+        }
         let outcome = match (tag, summary.outcome) {
             (Tag::RUN, Ended::Success { .. }) | (_, Ended::Success { has_more: true }) => {
                 if request.due == 0 {
@@ -265,7 +297,7 @@ impl Watch {
         let mut request = self.open.remove(at);
         request.pause(Instant::now());
         let code = summary.code().filter(|_| outcome == Outcome::Failure);
-        request.record(place, Answered::Neo4j, outcome, code);
+        self.last = request.record(place, Answered::Neo4j, outcome, code);
     }
 }
 
@@ -277,12 +309,20 @@ impl Request {
         }
     }
 
-    fn record(&self, place: Place<'_>, answered: Answered, outcome: Outcome, code: Option<&str>) {
-        let (shared, Some(principal), _) = place else { return };
+    /// Records it, and leaves what its session may ask for.
+    fn record(
+        self,
+        place: Place<'_>,
+        answered: Answered,
+        outcome: Outcome,
+        code: Option<&str>,
+    ) -> Option<Last> {
+        let (shared, principal, registration) = place;
+        let principal = principal.as_ref()?;
         let finished = Finished {
             statement: &self.statement,
             principal,
-            database: self.database.as_deref(),
+            database: self.database.as_ref(),
             answered,
             outcome,
             code,
@@ -290,8 +330,16 @@ impl Request {
             waited: self.waited,
             rows: self.rows,
             bytes: self.bytes,
+            first: self.first,
+            t_first: self.t_first,
+            t_last: self.t_last,
+            client: Some(registration.peer),
+            parameters: self.parameters.as_deref(),
         };
-        shared.sight.record(&finished, &shared.config.load());
+        let code = shared.sight.record(&finished, &shared.config.load());
+        let Finished { took, waited, first, rows, .. } = finished;
+        let (statement, database) = (self.statement, self.database);
+        Some(Last { statement, database, answered, outcome, code, took, waited, first, rows })
     }
 }
 

@@ -94,7 +94,7 @@ fn place(value: u64) -> (usize, usize) {
 }
 
 /// The value in the middle of a step.
-fn middle(at: usize) -> u64 {
+pub(crate) fn middle(at: usize) -> u64 {
     let (octave, step) = (at / STEPS, (at % STEPS) as u64);
     if octave == 0 {
         return step;
@@ -114,9 +114,7 @@ mod tests {
         let samples: [fn(&mut fastrand::Rng) -> f64; 4] = [
             |random| 1e6 * (1.0 + random.f64()),
             |random| 1e5 * (-random.f64().max(1e-9).ln()).exp(),
-            Box::new(
-                |random| if random.f64() < 0.97 { 2e5 + 1e4 * random.f64() } else { 3e9 * random.f64() },
-            ),
+            |random| if random.f64() < 0.97 { 2e5 + 1e4 * random.f64() } else { 3e9 * random.f64() },
             |random| 300.0 * random.f64(),
         ];
         for (kind, sample) in samples.iter().enumerate() {

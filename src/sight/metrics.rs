@@ -1,6 +1,6 @@
 //! What is counted.
 
-use prometheus::{IntCounter, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
 use crate::metrics::Builder;
 
@@ -12,6 +12,10 @@ pub(crate) struct SightMetrics {
     pub(super) bytes: IntGauge,
     /// Rows that had to go.
     pub(super) forgotten: IntCounter,
+    /// Slow requests.
+    pub(super) slow: IntCounter,
+    /// Plans asked for, by outcome.
+    pub(super) plans: IntCounterVec,
     /// Their requests.
     pub(super) forgotten_calls: IntCounter,
 }
@@ -32,6 +36,15 @@ impl SightMetrics {
             forgotten_calls: b.counter(
                 "sidebolt_queries_forgotten_calls_total",
                 "Requests of queries that were dropped from the table.",
+            ),
+            slow: b.counter(
+                "sidebolt_slow_requests_total",
+                "Requests that took longer than sight.slow_threshold.",
+            ),
+            plans: b.counters(
+                "sidebolt_plans_total",
+                "Plans of slow queries asked for, by outcome (success, failure).",
+                &["outcome"],
             ),
         }
     }

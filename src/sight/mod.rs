@@ -1,22 +1,30 @@
-//! What was asked and how it went: top queries.
+//! What was asked and how it went: top queries, slow ones and why they are.
 
+mod advice;
+mod explain;
 mod histogram;
 mod metrics;
 mod moment;
 mod queries;
+mod slow;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use advice::Plan;
+pub(crate) use explain::keep_explaining;
 pub(crate) use metrics::SightMetrics;
 pub(crate) use moment::moment;
-pub(crate) use queries::{Answered, Outcome, Row};
+pub(crate) use queries::{Answered, Outcome, Row, now};
+pub(crate) use slow::{PlanKey, Slow, in_words};
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use self::queries::Queries;
-use crate::config::Config;
+use self::slow::{SlowLog, Wanted};
+use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::statement::Statement;
 use crate::upstream::Principal;
@@ -27,7 +35,7 @@ pub(crate) struct Finished<'a> {
     pub(crate) statement: &'a Arc<Statement>,
     pub(crate) principal: &'a Arc<Principal>,
     /// As its client named it; none = the home database.
-    pub(crate) database: Option<&'a str>,
+    pub(crate) database: Option<&'a Arc<str>>,
     pub(crate) answered: Answered,
     pub(crate) outcome: Outcome,
     /// The code of a failure or refusal.
@@ -39,23 +47,78 @@ pub(crate) struct Finished<'a> {
     pub(crate) rows: u64,
     /// Bytes of the answer.
     pub(crate) bytes: u64,
+    /// From when it went to Neo4j to RUN's answer.
+    pub(crate) first: Duration,
+    /// Neo4j's own times, in milliseconds: until the first record, and from there to the last.
+    pub(crate) t_first: Option<i64>,
+    pub(crate) t_last: Option<i64>,
+    /// Its client's address.
+    pub(crate) client: Option<SocketAddr>,
+    /// Its parameters (a PackStream map), if they are to be shown.
+    pub(crate) parameters: Option<&'a [u8]>,
+}
+
+/// A session's last request, once it is over.
+#[derive(Debug)]
+pub(crate) struct Last {
+    pub(crate) statement: Arc<Statement>,
+    pub(crate) database: Option<Arc<str>>,
+    pub(crate) answered: Answered,
+    pub(crate) outcome: Outcome,
+    pub(crate) code: Option<Arc<str>>,
+    pub(crate) took: Duration,
+    pub(crate) waited: Duration,
+    pub(crate) first: Duration,
+    pub(crate) rows: u64,
 }
 
 /// Sees every request once, when it is over.
 pub(crate) struct Sight {
     metrics: Arc<Metrics>,
     queries: Queries,
+    slow: SlowLog,
 }
 
 impl Sight {
     /// One that has seen nothing.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, queries: Queries::default() }
+        Self { metrics, queries: Queries::default(), slow: SlowLog::default() }
     }
 
-    /// A request is over.
-    pub(crate) fn record(&self, finished: &Finished<'_>, config: &Config) {
-        self.queries.record(finished, config.sight.max_queries);
+    /// A request is over. Gives its code to keep.
+    pub(crate) fn record(&self, finished: &Finished<'_>, config: &Config) -> Option<Arc<str>> {
+        let row = self.queries.record(finished, config.sight.max_queries);
+        let threshold = config.sight.slow_threshold;
+        if finished.took > threshold && !threshold.is_zero() {
+            self.note_slow(finished, &row, &config.sight);
+        }
+        finished.code.map(|code| row.failed(code))
+    }
+
+    fn note_slow(&self, finished: &Finished<'_>, row: &Row, config: &config::Sight) {
+        self.metrics.sight.slow.inc();
+        self.slow.record(finished, row, config);
+        // What was refused, or failed, may be slow for reasons of its own.
+        if config.explain && finished.outcome == Outcome::Success && finished.answered == Answered::Neo4j {
+            self.slow.want(Wanted {
+                key: row.key(),
+                statement: Arc::clone(finished.statement),
+                principal: Arc::clone(finished.principal),
+                database: finished.database.cloned(),
+                rows: finished.rows,
+                varied: row.is_varied(),
+            });
+        }
+    }
+
+    /// The slow requests that a user may see, the latest first.
+    pub(crate) fn slow(&self, most: usize, viewer: &Viewer) -> Vec<Arc<Slow>> {
+        self.slow.latest(most, |slow| viewer.sees(&slow.principal))
+    }
+
+    /// What is known of the plan of a query.
+    pub(crate) fn plan(&self, key: &PlanKey) -> Option<Arc<Plan>> {
+        self.slow.plan(key)
     }
 
     /// The rows that a user may see, those that took most time first.

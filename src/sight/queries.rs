@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use foldhash::fast::RandomState;
@@ -32,6 +32,30 @@ pub(crate) enum Answered {
     Batch,
     /// Before it was sent.
     Deferred,
+}
+
+impl Answered {
+    /// For logs and tables.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Neo4j => "neo4j",
+            Self::Cache => "cache",
+            Self::Batch => "batch",
+            Self::Deferred => "deferred",
+        }
+    }
+}
+
+impl Outcome {
+    /// For logs and tables.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Refused => "refused",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// How a request ended.
@@ -69,7 +93,9 @@ pub(crate) struct Row {
     pub(crate) example: Option<Box<str>>,
     pub(crate) counts: Counts,
     pub(crate) times: Histogram,
-    last_failure: Mutex<Option<Box<str>>>,
+    /// It was seen with other values in its text.
+    varied: AtomicBool,
+    last_failure: Mutex<Option<Arc<str>>>,
 }
 
 /// Sums of a row.
@@ -169,18 +195,48 @@ impl Row {
             fingerprint: finished.statement.fingerprint,
             principal: finished.principal.id,
             user: finished.principal.name.as_str().into(),
-            database: finished.database.map(Into::into),
+            database: finished.database.map(|name| (**name).into()),
             text: text.into(),
             example,
             counts: Counts { first: AtomicU64::new(now), ..Counts::default() },
             times: Histogram::default(),
+            varied: AtomicBool::new(false),
             last_failure: Mutex::default(),
         }
     }
 
+    /// Whether it was seen with other values in its text.
+    pub(crate) fn is_varied(&self) -> bool {
+        self.varied.load(Ordering::Relaxed)
+    }
+
+    /// Remembers a failure's code, which is shared with the last one's if it is the same.
+    pub(super) fn failed(&self, code: &str) -> Arc<str> {
+        let mut last = self.last_failure.lock();
+        match &*last {
+            Some(last) if **last == *code => Arc::clone(last),
+            _ => {
+                let code: Arc<str> = code.chars().take(200).collect::<String>().into();
+                *last = Some(Arc::clone(&code));
+                code
+            }
+        }
+    }
+
+    fn look_at(&self, text: &str) {
+        if !self.is_varied() && self.example.as_deref().is_some_and(|example| *example != *text) {
+            self.varied.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// The code of the last failure or refusal.
-    pub(crate) fn last_failure(&self) -> Option<Box<str>> {
+    pub(crate) fn last_failure(&self) -> Option<Arc<str>> {
         self.last_failure.lock().clone()
+    }
+
+    /// The key of its plan.
+    pub(crate) fn key(&self) -> super::PlanKey {
+        (self.fingerprint, self.principal, self.database.clone())
     }
 
     /// What it is worth to be kept: used often, and of late.
@@ -213,21 +269,16 @@ impl Queries {
     pub(crate) fn record(&self, finished: &Finished<'_>, most: usize) -> Arc<Row> {
         let now = now();
         let row = self.row(finished, most, now);
+        row.look_at(&finished.statement.text);
         row.counts.add(finished, now);
         row.times.record(nanoseconds(finished.took));
-        if let Some(code) = finished.code {
-            let mut last = row.last_failure.lock();
-            if last.as_deref() != Some(code) {
-                *last = Some(code.chars().take(200).collect());
-            }
-        }
         row
     }
 
     fn row(&self, finished: &Finished<'_>, most: usize, now: u64) -> Arc<Row> {
         use std::hash::BuildHasher;
         let principal = finished.principal.id.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-        let database = finished.database.map_or(0, |name| self.random.hash_one(name));
+        let database = finished.database.map_or(0, |name| self.random.hash_one(&**name));
         let key = Key { fingerprint: finished.statement.fingerprint, principal, database };
         let shard = &self.shards[(key.fingerprint ^ principal ^ database) as usize % SHARDS];
         if let Some(row) = shard.read().get(&key) {

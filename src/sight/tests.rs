@@ -22,11 +22,22 @@ fn world(max_queries: usize) -> World {
 
 impl World {
     fn ask(&self, who: &Arc<Principal>, text: &str, took: Duration, change: impl FnOnce(&mut Finished<'_>)) {
+        self.ask_in(who, text, None, took, change);
+    }
+
+    fn ask_in(
+        &self,
+        who: &Arc<Principal>,
+        text: &str,
+        database: Option<&Arc<str>>,
+        took: Duration,
+        change: impl FnOnce(&mut Finished<'_>),
+    ) {
         let statement = Arc::new(Statement::parse(text));
         let mut finished = Finished {
             statement: &statement,
             principal: who,
-            database: None,
+            database,
             answered: Answered::Neo4j,
             outcome: Outcome::Success,
             code: None,
@@ -34,6 +45,11 @@ impl World {
             waited: Duration::ZERO,
             rows: 1,
             bytes: 100,
+            first: Duration::ZERO,
+            t_first: None,
+            t_last: None,
+            client: None,
+            parameters: None,
         };
         change(&mut finished);
         self.sight.record(&finished, &self.config);
@@ -82,7 +98,8 @@ fn everybody_sees_their_own_and_observers_see_all() {
     let mut world = world(100);
     world.ask(&world.ann, "RETURN 1", MS, |_| ());
     world.ask(&world.bob, "RETURN 2", MS, |_| ());
-    world.ask(&world.bob, "RETURN 2", MS, |finished| finished.database = Some("other"));
+    let other: Arc<str> = "other".into();
+    world.ask_in(&world.bob, "RETURN 2", Some(&other), MS, |_| ());
     assert_eq!((world.top(&world.ann).len(), world.top(&world.bob).len()), (1, 2));
     world.config.sight.observers = Some("eve, ann".to_owned());
     assert_eq!((world.top(&world.ann).len(), world.top(&world.bob).len()), (3, 2));
@@ -113,6 +130,11 @@ fn a_million_texts_take_bounded_memory_and_leave_the_hot_ones() {
             waited: Duration::ZERO,
             rows: 1,
             bytes: 1,
+            first: Duration::ZERO,
+            t_first: None,
+            t_last: None,
+            client: None,
+            parameters: None,
         };
         world.sight.record(&finished, &world.config);
         if i % 100 == 0 {
@@ -144,11 +166,12 @@ fn many_threads_lose_nothing() {
         for _ in 0..8 {
             scope.spawn(|| {
                 let statement = Arc::new(Statement::parse("RETURN $x"));
+                let database = "neo4j".into();
                 for i in 0..EACH {
                     let finished = Finished {
                         statement: &statement,
                         principal: &world.ann,
-                        database: Some("neo4j"),
+                        database: Some(&database),
                         answered: Answered::Neo4j,
                         outcome: Outcome::Success,
                         code: None,
@@ -156,6 +179,11 @@ fn many_threads_lose_nothing() {
                         waited: Duration::ZERO,
                         rows: 2,
                         bytes: 3,
+                        first: Duration::ZERO,
+                        t_first: None,
+                        t_last: None,
+                        client: None,
+                        parameters: None,
                     };
                     world.sight.record(&finished, &world.config);
                 }

@@ -39,11 +39,15 @@ fn names(answers: &[Answer]) -> Vec<String> {
     answers.iter().filter_map(name).collect()
 }
 
-const ALL: [&str; 5] = [
+const ALL: [&str; 9] = [
     "sidebolt.coalesce",
     "sidebolt.coalesce.lanes",
     "sidebolt.queries",
     "sidebolt.queries.reset",
+    "sidebolt.slow",
+    "sidebolt.explainLast",
+    "sidebolt.pools",
+    "sidebolt.clients",
     "sidebolt.procedures",
 ];
 const COUNT: usize = ALL.len();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bolt_wire::packstream::Value;
 use bolt_wire::{Tag, Version};
-use sidebolt::config::Config;
+use sidebolt::config::{Config, Parameters};
 
 use crate::support::message::*;
 use crate::support::neo4j::Neo4j;
@@ -137,10 +137,11 @@ async fn what_ends_early_is_counted_too() {
     client.send(&[run("ok | rows 3, hang"), pull_all()].concat()).await.unwrap();
     within_async(PATIENCE, "the request arrives", || async { peer.count(Tag::PULL) == 1 }).await;
     client.send(&reset()).await.unwrap();
-    while !client.read().await.is_success() {}
+    assert_eq!(kinds(&client.read_answers(3).await).last(), Some(&"SUCCESS"));
     // Too large to be looked into: it is not counted, and what follows is not counted wrongly.
-    let large = run_with("ok | rows 4", map([("p", "x".repeat(50_000).into())]), none());
-    client.send(&[large, pull_all()].concat()).await.unwrap();
+    let large = run_with("ok | rows 4", map([("p", "x".repeat(2_000_000).into())]), none());
+    let answers = client.ask_all(&[large, pull_all()]).await;
+    assert_eq!(kinds(&answers).last(), Some(&"SUCCESS"));
     // A client that vanishes, and connections that are all in use.
     let mut gone = Client::login(sidebolt.address, V, "user", "password").await;
     gone.send(&[run("ok | rows 1, hang"), pull_all()].concat()).await.unwrap();
@@ -248,5 +249,161 @@ async fn real_neo4j_is_seen_through_cache_and_batches() {
         let seen = row(&mut client, "MATCH (n:SightNone {id: $?}) RETURN m", 1).await;
         assert_eq!(seen["lastFailure"], "Neo.ClientError.Statement.SyntaxError".into());
         neo4j.admin("MATCH (n:SightBatch) DETACH DELETE n").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_requests_are_kept_and_say_where_the_time_went() {
+    let (_peer, sidebolt) = pair(|config| {
+        config.sight.slow_threshold = std::time::Duration::from_millis(20);
+        config.sight.slow_kept = 3;
+    })
+    .await;
+    let mut ann = Client::login(sidebolt.address, V, "ann", "a").await;
+    let mut bob = Client::login(sidebolt.address, V, "bob", "b").await;
+    let slow = |value: &str| {
+        run_with("sleep 30 | rows 3, sleep 20, rows 1", map([("password", value.into())]), none())
+    };
+    ann.query("ok | rows 1").await.unwrap();
+    assert!(table(&mut ann, "CALL sidebolt.slow()").await.is_empty());
+    ann.query_with(slow("hunter2")).await.unwrap();
+    let rows = table(&mut ann, "CALL sidebolt.slow()").await;
+    let [seen] = rows.as_slice() else { panic!("{rows:?}") };
+    assert_eq!(seen["text"], "sleep $? | rows $?, sleep $?, rows $?".into());
+    assert_eq!(
+        (number(seen, "rows"), &seen["answered"], &seen["outcome"]),
+        (4, &"neo4j".into(), &"success".into())
+    );
+    assert!(float(seen, "firstMs") >= 29.0 && float(seen, "streamMs") >= 19.0, "{seen:?}");
+    let sum = float(seen, "waitMs") + float(seen, "firstMs") + float(seen, "streamMs");
+    assert!((sum - float(seen, "tookMs")).abs() < 0.01, "{seen:?}");
+    assert_eq!(seen["parameters"], Value::Null);
+    // What may be shown is the operator's choice.
+    sidebolt.reconfigure(|config| config.sight.slow_parameters = Parameters::Names);
+    ann.query_with(slow("hunter2")).await.unwrap();
+    let rows = table(&mut ann, "CALL sidebolt.slow()").await;
+    assert!(!format!("{rows:?}").contains("hunter2"), "{rows:?}");
+    sidebolt.reconfigure(|config| config.sight.slow_parameters = Parameters::Full);
+    ann.query_with(slow("hunter3")).await.unwrap();
+    let rows = table(&mut ann, "CALL sidebolt.slow()").await;
+    assert!(rows[0]["parameters"].as_str().unwrap().contains("hunter3"), "{rows:?}");
+    assert_eq!(rows[0]["text"], "sleep 30 | rows 3, sleep 20, rows 1".into());
+    // Nobody sees another's, and no more are kept than wanted.
+    assert!(table(&mut bob, "CALL sidebolt.slow()").await.is_empty());
+    for _ in 0..3 {
+        bob.query_with(slow("x")).await.unwrap();
+    }
+    assert_eq!(table(&mut bob, "CALL sidebolt.slow()").await.len(), 3);
+    assert!(table(&mut ann, "CALL sidebolt.slow()").await.is_empty());
+    assert_eq!(sidebolt.metric("sidebolt_slow_requests_total", "").await, 6.0);
+    sidebolt.reconfigure(|config| config.sight.slow_threshold = std::time::Duration::ZERO);
+    bob.query_with(slow("x")).await.unwrap();
+    assert_eq!(sidebolt.metric("sidebolt_slow_requests_total", "").await, 6.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_request_explains_itself() {
+    let (_peer, sidebolt) = pair(|_| ()).await;
+    let mut client = client(&sidebolt).await;
+    let mut other = Client::login(sidebolt.address, V, "user", "password").await;
+    const LAST: &str = "CALL sidebolt.explainLast()";
+    assert!(table(&mut client, LAST).await.is_empty());
+    client.query("ok | rows 5").await.unwrap();
+    let rows = table(&mut client, LAST).await;
+    assert_eq!((number(&rows[0], "rows"), &rows[0]["answered"]), (5, &"neo4j".into()));
+    assert_eq!((&rows[0]["outcome"], &rows[0]["code"]), (&"success".into(), &Value::Null));
+    assert!(rows[0]["notBatched"] != Value::Null, "{rows:?}");
+    client.query("fail Neo.ClientError.X.Y | a").await.unwrap_err();
+    client.one(reset()).await;
+    // It is this connection's last one, and asking is no request.
+    for _ in 0..2 {
+        let rows = table(&mut client, LAST).await;
+        assert_eq!(
+            (&rows[0]["outcome"], &rows[0]["code"]),
+            (&"failure".into(), &"Neo.ClientError.X.Y".into())
+        );
+    }
+    assert!(table(&mut other, LAST).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pools_and_clients_are_shown() {
+    let (_peer, sidebolt) = pair(|config| config.pool.max_connection_pool_size = 7).await;
+    let mut ann = Client::login(sidebolt.address, V, "ann", "a").await;
+    let mut bob = Client::login(sidebolt.address, V, "bob", "b").await;
+    bob.ask_all(&[begin(), run("ok | rows 1"), pull_all()]).await;
+    let pools = table(&mut ann, "CALL sidebolt.pools()").await;
+    assert_eq!((pools.len(), number(&pools[0], "most"), number(&pools[0], "lent")), (1, 7, 1), "{pools:?}");
+    let clients = table(&mut bob, "CALL sidebolt.clients()").await;
+    assert_eq!(clients.len(), 1, "others are not shown: {clients:?}");
+    assert_eq!((&clients[0]["user"], &clients[0]["state"]), (&"bob".into(), &"transaction".into()));
+    let fingerprint = clients[0]["fingerprint"].as_str().unwrap().to_owned();
+    bob.one(rollback()).await;
+    let queries = table(&mut bob, "CALL sidebolt.queries()").await;
+    assert_eq!(queries[0]["fingerprint"], fingerprint.as_str().into());
+    sidebolt.reconfigure(|config| config.sight.observers = Some("ann".to_owned()));
+    let clients = table(&mut ann, "CALL sidebolt.clients()").await;
+    let users: Vec<_> = clients.iter().map(|client| client["user"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(users, ["ann", "bob"]);
+    assert_eq!((&clients[0]["fingerprint"], &clients[1]["state"]), (&Value::Null, &"idle".into()));
+    // Who has logged off is nobody.
+    bob.one(logoff()).await;
+    assert_eq!(table(&mut ann, "CALL sidebolt.clients()").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_plans_say_what_could_be_done() {
+    for neo4j in Neo4j::all("sight::real_plans_say_what_could_be_done") {
+        let sidebolt = Sidebolt::start(&neo4j.address, |config| {
+            config.sight.explain = true;
+            config.sight.slow_threshold = std::time::Duration::from_nanos(1);
+            config.cache.enabled = false;
+        })
+        .await;
+        neo4j.admin("UNWIND range(1, 500) AS i CREATE (:SightPlan {id: i, `first name`: 'n' + i})").await;
+        let mut client = Client::login(sidebolt.address, V, Neo4j::USER, &neo4j.password).await;
+        for (text, advice) in [
+            (
+                "MATCH (n:SightPlan {id: 7}) RETURN n.id",
+                "CREATE INDEX IF NOT EXISTS FOR (n:SightPlan) ON (n.id)",
+            ),
+            (
+                "MATCH (n:SightPlan) WHERE n.`first name` STARTS WITH 'secret42' RETURN n.id",
+                "CREATE INDEX IF NOT EXISTS FOR (n:SightPlan) ON (n.`first name`)",
+            ),
+            ("MATCH (a:SightPlan), (b:SightPlan) RETURN a.id, b.id LIMIT 3", "not connected"),
+            ("MATCH (n) WHERE n.nothing = 1 RETURN n", "name a label"),
+            ("MATCH (n:SightPlan {id: 1})-[*]->(m) RETURN m", "any length"),
+            ("UNWIND range(1, 10001) AS x RETURN x", "with LIMIT"),
+        ] {
+            client.query(text).await.unwrap_or_else(|error| panic!("{text}: {error:?}"));
+            let client = tokio::sync::Mutex::new(&mut client);
+            within_async(PATIENCE, text, || async {
+                let rows = table(*client.lock().await, "CALL sidebolt.slow()").await;
+                let known: Vec<_> = rows.iter().filter_map(|row| row["advice"].as_str()).collect();
+                assert!(!format!("{rows:?}").contains("secret42"), "{rows:?}");
+                known.iter().any(|known| known.contains(advice))
+            })
+            .await;
+        }
+        // The same text with other values in it.
+        let text = "MATCH (n:SightPlan {id: 8}) RETURN n.id AS other";
+        client.query(text).await.unwrap();
+        client.query(&text.replace('8', "9")).await.unwrap();
+        // What is advised is what helps.
+        let rows = table(&mut client, "CALL sidebolt.slow()").await;
+        let advice =
+            rows.iter().filter_map(|row| row["advice"].as_str()).find(|text| text.contains("(n.id)"));
+        let (_, statement) = advice.unwrap().split_once("CREATE").unwrap();
+        neo4j.admin(&format!("CREATE{statement}")).await;
+        neo4j.admin("CALL db.awaitIndexes()").await;
+        neo4j.admin("DROP INDEX sight_plan IF EXISTS").await;
+        let indexes = neo4j
+            .admin("SHOW INDEXES YIELD name, labelsOrTypes WHERE labelsOrTypes = ['SightPlan'] RETURN name")
+            .await;
+        assert_eq!(indexes.len(), 1);
+        neo4j.admin(&format!("DROP INDEX {}", indexes[0][0].as_str().unwrap())).await;
+        neo4j.admin("MATCH (n:SightPlan) DETACH DELETE n").await;
+        sidebolt.at_rest().await;
     }
 }
