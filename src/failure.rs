@@ -1,5 +1,6 @@
 //! The table: every refusal of Sidebolt's own as the FAILURE that drivers understand.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -59,6 +60,18 @@ pub(crate) enum Refusal {
         /// Requests that wait.
         waiting: usize,
     },
+    /// The server has failed too often lately: nobody is sent there.
+    #[error(
+        "Neo4j at {address} cannot be reached or fails, and its circuit breaker is open (the last failure: {reason})"
+    )]
+    BreakerOpen {
+        /// The server's address.
+        address: String,
+        /// The last failure.
+        reason: String,
+        /// When to try again.
+        retry: Duration,
+    },
     /// No member of the cluster takes this request.
     #[error("no {role} is known for database {database}: {reason}")]
     NoMember {
@@ -90,8 +103,9 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// What to do about it.
-    fn advice(&self) -> &'static str {
-        match self {
+    fn advice(&self) -> Cow<'static, str> {
+        let advice = match self {
+            Self::BreakerOpen { retry, .. } => return format!("try again in {retry:?}").into(),
             Self::Unreachable { .. } => "try again; if it stays, check upstream.uri and that Neo4j runs",
             Self::VersionUnsupported { .. } => "connect again to negotiate another version",
             Self::AcquisitionTimeout { .. } => {
@@ -104,7 +118,8 @@ impl Refusal {
                 "give {coalesce: 'off'}, {coalesce: 'exact'} or {coalesce: 'deferred'}; {cache: 'off'}, {cache: 'strict'}, {cache: 'bounded'} or {cache: 'ttl'}"
             }
             Self::TokenMismatch | Self::TokenRequired => "give the token as password or bearer credentials",
-        }
+        };
+        advice.into()
     }
 
     /// The name under which metrics count it.
@@ -114,6 +129,7 @@ impl Refusal {
             Self::VersionUnsupported { .. } => "version_unsupported",
             Self::AcquisitionTimeout { .. } => "acquisition_timeout",
             Self::QueueFull { .. } => "queue_full",
+            Self::BreakerOpen { .. } => "breaker_open",
             Self::NoMember { .. } => "no_member",
             Self::Outdated => "outdated",
             Self::Hint { .. } => "hint",
@@ -138,6 +154,7 @@ impl Refusal {
             | Self::VersionUnsupported { .. }
             | Self::AcquisitionTimeout { .. }
             | Self::QueueFull { .. }
+            | Self::BreakerOpen { .. }
             | Self::NoMember { .. } => (SHED, SHED_STATUS),
         }
     }
@@ -153,7 +170,12 @@ impl Refusal {
                 Self::AcquisitionTimeout { address: address(), waited: Duration::from_secs(60), size: 100 }
             }
             Self::AcquisitionTimeout { .. } => Self::QueueFull { address: address(), waiting: 10_000 },
-            Self::QueueFull { .. } => Self::NoMember {
+            Self::QueueFull { .. } => Self::BreakerOpen {
+                address: address(),
+                reason: "Connection refused".to_owned(),
+                retry: Duration::from_millis(500),
+            },
+            Self::BreakerOpen { .. } => Self::NoMember {
                 role: "writer",
                 database: "neo4j".to_owned(),
                 reason: "an election may be under way".to_owned(),

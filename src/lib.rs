@@ -12,6 +12,7 @@ pub mod config;
 mod console;
 pub mod demo;
 mod failure;
+mod guard;
 mod indexes;
 pub mod listener;
 pub mod logging;

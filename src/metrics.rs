@@ -12,6 +12,7 @@ use prometheus::{
 
 use crate::cache::CacheMetrics;
 use crate::coalesce::CoalesceMetrics;
+use crate::guard::GuardMetrics;
 use crate::sight::SightMetrics;
 
 /// Distinct Neo4j codes that get their own label value; the servers know about 200.
@@ -80,6 +81,8 @@ pub(crate) struct Metrics {
     pub(crate) coalesce: CoalesceMetrics,
     /// The cache's.
     pub(crate) cache: CacheMetrics,
+    /// The guard's.
+    pub(crate) guard: GuardMetrics,
     /// What is seen of the queries.
     pub(crate) sight: SightMetrics,
 }
@@ -178,6 +181,7 @@ impl Metrics {
             reloads: b.gauges("sidebolt_config_reloads", "Configuration reloads since start, by outcome (applied, refused).", &["outcome"]),
             coalesce: CoalesceMetrics::new(&mut b),
             cache: CacheMetrics::new(&mut b),
+            guard: GuardMetrics::new(&mut b),
             sight: SightMetrics::new(&mut b),
             codes: Mutex::default(),
             reference: b.reference,
@@ -217,6 +221,7 @@ impl Metrics {
             let _ = self.pool_connections.remove_label_values(&[server, state]);
         }
         let _ = self.pool_waiting.remove_label_values(&[server]);
+        self.guard.forget_server(server);
     }
 
     /// The exposition for Prometheus.

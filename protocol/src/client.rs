@@ -73,7 +73,8 @@ impl Client {
         self.expected.push_back(Expected { tag, own: true });
     }
 
-    /// An answer came; gives the request that it answers. `None` (and a defunct connection) if none was due.
+    /// An answer came; gives the request that it answers. `None` (and a defunct connection) if none was due. An answer that no server gives
+    /// there makes the connection defunct too: perhaps it is another request's.
     pub fn received(&mut self, outcome: Outcome) -> Option<Expected> {
         let Some(expected) = self.expected.pop_front() else {
             self.place = Place::Defunct;
@@ -83,7 +84,12 @@ impl Client {
             (Place::Defunct, _, _) => Place::Defunct,
             (_, Tag::RESET, Outcome::Success { .. }) => Place::Ready,
             (_, Tag::RESET, Outcome::Failure) => Place::Defunct,
-            // A server ignores a request after a failure, known here or not, and before a RESET: clean is only what RESET made so.
+            // After a failure everything is ignored until RESET, and without one only what a RESET overtakes.
+            (Place::Failed, _, Outcome::Success { .. }) => Place::Defunct,
+            (Place::Failed, _, Outcome::Ignored) => Place::Failed,
+            (_, _, Outcome::Ignored) if !self.expected.iter().any(|next| next.tag == Tag::RESET) => {
+                Place::Defunct
+            }
             (_, _, Outcome::Failure | Outcome::Ignored) => Place::Failed,
             (Place::Ready, Tag::RUN, _) => Place::Streaming,
             (Place::Ready, Tag::BEGIN, _) => Place::Transaction,
@@ -126,6 +132,26 @@ mod tests {
     }
 
     #[test]
+    fn answers_out_of_place_cost_the_connection() {
+        let play = |tags: &[Tag], outcomes: &[Outcome]| {
+            let mut client = Client::default();
+            tags.iter().for_each(|tag| client.sent(*tag));
+            outcomes.iter().for_each(|outcome| assert!(client.received(*outcome).is_some()));
+            client.place()
+        };
+        let (run, pull, reset) = (Tag::RUN, Tag::PULL, Tag::RESET);
+        let (done, ignored, failure) = (Outcome::DONE, Outcome::Ignored, Outcome::Failure);
+        assert_eq!(play(&[run, pull], &[done, ignored]), Place::Defunct);
+        assert_eq!(play(&[run], &[ignored]), Place::Defunct);
+        assert_eq!(play(&[run, pull], &[failure, done]), Place::Defunct);
+        assert_eq!(play(&[run, pull, reset], &[failure, done, done]), Place::Defunct);
+        // A RESET overtakes what the server has not begun.
+        assert_eq!(play(&[run, pull, reset], &[done, ignored]), Place::Failed);
+        assert_eq!(play(&[run, pull, reset], &[ignored, ignored, done]), Place::Ready);
+        assert_eq!(play(&[run, pull], &[failure, ignored]), Place::Failed);
+    }
+
+    #[test]
     fn a_failure_needs_a_reset() {
         let mut client = Client::default();
         client.sent(Tag::RUN);
@@ -142,10 +168,9 @@ mod tests {
     fn an_ignored_request_needs_a_reset() {
         let mut client = Client::default();
         client.sent(Tag::RUN);
+        client.sent(Tag::RESET);
+        client.sent(Tag::RESET);
         client.received(Outcome::Ignored);
-        assert!(!client.is_clean());
-        client.sent(Tag::RESET);
-        client.sent(Tag::RESET);
         client.received(Outcome::Ignored);
         assert!(!client.is_clean());
         client.received(Outcome::DONE);

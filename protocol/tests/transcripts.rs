@@ -230,7 +230,8 @@ impl Replay {
                     assert!(self.client.is_clean(), "{says}: over, but {:?}", self.client.place());
                 }
                 if answered.over && self.server.state() == State::Failed {
-                    assert_eq!(self.client.place(), Place::Failed, "{says}");
+                    // What a RESET further behind has ignored looks out of place where that was not sent on yet.
+                    assert!(matches!(self.client.place(), Place::Failed | Place::Defunct), "{says}");
                     // A pool cleans or drops the connection before it is lent again.
                     self.client = Client::default();
                 }

@@ -1,7 +1,7 @@
 //! Where readings of one database come from: a connection that asks again and again for the newest transaction id.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -69,6 +69,8 @@ pub(crate) struct Source {
     epoch: Instant,
     /// How long a probe takes, smoothed, in nanoseconds.
     took: AtomicU64,
+    /// Neo4j was lost: what was kept until then counts for nothing once it answers again.
+    lost: AtomicBool,
 }
 
 impl Source {
@@ -82,6 +84,7 @@ impl Source {
             wanted: AtomicI64::new(-1),
             epoch: Instant::now(),
             took: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
         }
     }
 
@@ -162,9 +165,11 @@ impl Source {
             let reading = self.once(&mut lease, &shared).await;
             if reading.is_none() {
                 shared.metrics.cache.probe_failures.inc();
-                if let Some(before) = self.latest.swap(None) {
-                    before.ledger.forget();
-                    shared.metrics.cache.cleared("lost");
+                if self.latest.swap(None).is_some() {
+                    self.lost.store(true, Ordering::Relaxed);
+                }
+                if shared.config.load().cache.stale_if_error.is_zero() {
+                    self.forget(&shared);
                 }
             }
             self.latest.store(reading.clone());
@@ -174,6 +179,16 @@ impl Source {
             if !self.somebody_waits(&shared, reading.is_some()).await {
                 return;
             }
+        }
+    }
+
+    /// What was kept before Neo4j was lost is given up. With `stale_if_error` that has time until it answers again.
+    fn forget(&self, shared: &Shared) {
+        if self.lost.swap(false, Ordering::Relaxed)
+            && let Some(ledger) = self.ledger()
+        {
+            ledger.forget();
+            shared.metrics.cache.cleared("lost");
         }
     }
 
@@ -243,6 +258,7 @@ impl Source {
             Some(ledger) => ledger,
             None => shared.cache.ledger(bookmark.database)?,
         };
+        self.forget(shared);
         let step = ledger.reading(bookmark.transaction, &shared.cache.commits, moment, readings);
         if known_not(&self.ledger, &ledger) {
             self.knows(Arc::clone(&ledger));

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+mod breaker;
 mod cache;
 mod coalesce;
 mod environment;
@@ -27,7 +28,8 @@ pub mod uri;
 mod validate;
 mod when;
 
-pub use cache::{Cache, Consistency};
+pub use breaker::Breaker;
+pub use cache::{Cache, CacheRule, Consistency, Store};
 pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Loaded, Override, Sources};
@@ -54,6 +56,8 @@ pub struct Config {
     pub coalesce: Coalesce,
     /// Answers of hot reads are kept while they are right.
     pub cache: Cache,
+    /// A server that fails is left alone.
+    pub breaker: Breaker,
     /// What is seen of the queries.
     pub sight: Sight,
     /// What is held in memory for one client.

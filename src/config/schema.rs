@@ -9,7 +9,8 @@ use serde::de::{self, Visitor};
 use serde_json::Value;
 
 use super::{
-    Admin, Auth, Cache, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Sight, Upstream,
+    Admin, Auth, Breaker, Cache, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Sight,
+    Upstream,
 };
 
 /// One key of the configuration.
@@ -55,8 +56,11 @@ impl Key {
             "address or off" => "write IP:port, for example 127.0.0.1:9090, or off".to_owned(),
             "section or off" => "write off, or a section with cert_file and key_file".to_owned(),
             "file" => "write the path of a file".to_owned(),
-            "list" => "write a list of entries such as `- {label: Resource, properties: [id], unique: true}`"
-                .to_owned(),
+            "list" if self.path == "indexes" => {
+                "write a list of entries such as `- {label: Resource, properties: [id], unique: true}`"
+                    .to_owned()
+            }
+            "list" => "write a list of entries such as `- {when: {label: Resource}, …}`".to_owned(),
             _ => "write one value".to_owned(),
         }
     }
@@ -227,6 +231,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "auth" => fields::<Auth>(),
         "coalesce" => fields::<Coalesce>(),
         "cache" => fields::<Cache>(),
+        "breaker" => fields::<Breaker>(),
         "sight" => fields::<Sight>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value;
 
-use super::{coalesce, sight, slow, state};
+use super::{cache, coalesce, guard, sight, slow, state};
 use crate::session::Shared;
 use crate::sight::Last;
 use crate::upstream::Principal;
@@ -51,9 +51,12 @@ pub(super) const fn column(name: &'static str, kind: &'static str, says: &'stati
 }
 
 /// All of them.
-pub(super) const ALL: [Procedure; 9] = [
+pub(super) const ALL: &[Procedure] = &[
     coalesce::TEXTS,
     coalesce::LANES,
+    cache::TEXTS,
+    cache::INVALIDATE,
+    guard::BREAKERS,
     sight::QUERIES,
     sight::RESET,
     slow::SLOW,
@@ -98,7 +101,7 @@ pub(super) fn find(name: &str) -> Option<&'static Procedure> {
 /// The table of procedures and their columns in Markdown, as the README has it.
 pub(crate) fn reference_markdown() -> String {
     let mut table = String::from("| procedure | column | type | meaning |\n|---|---|---|---|\n");
-    for procedure in &ALL {
+    for procedure in ALL {
         let _ = writeln!(table, "| `{}` | | | {} |", procedure.signature(), procedure.says);
         for Column { name, kind, says } in procedure.columns {
             let _ = writeln!(table, "| | `{name}` | {kind} | {says} |");

@@ -62,6 +62,7 @@ pub(super) async fn log_in(
             failed: false,
             interrupted: false,
             watched: false,
+            answered: false,
         },
         errand: None,
         spare: None,

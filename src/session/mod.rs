@@ -5,6 +5,7 @@ mod deferred;
 mod edit;
 mod errand;
 mod filter;
+mod guarded;
 mod held;
 mod hints;
 mod local;
@@ -179,6 +180,8 @@ struct Exchange {
     interrupted: bool,
     /// Its commit is of interest to the cache.
     watched: bool,
+    /// Neo4j has answered something of it.
+    answered: bool,
 }
 
 /// What happened first.
@@ -322,14 +325,16 @@ impl Session {
     fn lose_upstream(&mut self) -> End {
         if self.condemned {
             // After an illegal request Neo4j closes the connection, and the client's has to follow.
-            if let Some(lease) = self.lease.take() {
+            if let Some(mut lease) = self.lease.take() {
+                lease.connection_mut().excuse();
                 lease.discard();
             }
             return End::Violation;
         }
         self.shared.metrics.lost.inc();
         self.report(Fault::Lost);
-        if let Some(lease) = self.lease.take() {
+        if let Some(mut lease) = self.lease.take() {
+            lease.connection_mut().give_up();
             tracing::info!(
                 session = self.registration.id,
                 upstream = lease.connection().server_id,

@@ -12,6 +12,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
 use super::{End, Event, Session, Shared, Step, route, send};
+use crate::guard::Failing;
 use crate::upstream::{Fault, Next};
 
 /// The longest step between two looks at the clock while something is waited for.
@@ -233,6 +234,7 @@ impl Session {
             }
             self.note_failure(&code);
         }
+        self.count_call(None);
         if expected.own {
             if outcome == Outcome::Failure {
                 self.note_deferred_failure(&kept);
@@ -275,6 +277,10 @@ impl Session {
         if let Some(fault) = Fault::of(code) {
             self.report(fault);
         }
+        if let Some(lease) = &self.lease {
+            lease.pool().failed(&Failing::Code(code));
+        }
+        self.count_call(Some(code));
         if code.starts_with("Neo.ClientError.Security.")
             && let Some(principal) = &self.principal
         {

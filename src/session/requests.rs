@@ -264,7 +264,15 @@ impl Session {
         let now = Instant::now();
         let watched = self.shared.cache.is_active();
         self.watch.begin();
-        self.exchange = Exchange { tag, asked: now, leased: now, failed: false, interrupted: false, watched };
+        self.exchange = Exchange {
+            tag,
+            asked: now,
+            leased: now,
+            failed: false,
+            interrupted: false,
+            watched,
+            answered: false,
+        };
     }
 
     /// The exchange has its connection.

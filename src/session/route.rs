@@ -44,7 +44,10 @@ impl Session {
 
     /// Answers ROUTE here if no server could be asked: drivers give up on a failed ROUTE, but this proxy is there to be asked again.
     pub(super) fn route_here(&mut self, refusal: &Refusal) -> bool {
-        if !matches!(refusal, Refusal::Unreachable { .. } | Refusal::NoMember { .. }) {
+        if !matches!(
+            refusal,
+            Refusal::Unreachable { .. } | Refusal::NoMember { .. } | Refusal::BreakerOpen { .. }
+        ) {
             return false;
         }
         tracing::debug!(session = self.registration.id, %refusal, "ROUTE was answered without Neo4j.");

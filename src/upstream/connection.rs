@@ -46,6 +46,10 @@ pub(crate) struct Connection {
     pub(crate) last_used: Instant,
     /// How long the server may be silent while it owes an answer, if it said so.
     pub(crate) recv_timeout: Option<std::time::Duration>,
+    /// When it was made.
+    pub(crate) made: Instant,
+    /// It broke, or its server was given up, while an answer was due.
+    broken: bool,
 }
 
 /// What `Connection::next` found at the start of what is left of the buffer.
@@ -75,6 +79,8 @@ impl Connection {
             expires,
             last_used: Instant::now(),
             recv_timeout: None,
+            made: Instant::now(),
+            broken: false,
         }
     }
 
@@ -141,8 +147,32 @@ impl Connection {
 
     /// Reads what has come; zero bytes are an error, because a server never half-closes.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, buffers: &Buffers) -> Poll<io::Result<usize>> {
-        let read = ready!(self.inbuf.poll_fill(&mut self.transport, cx, buffers))?;
-        if read == 0 { Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())) } else { Poll::Ready(Ok(read)) }
+        match ready!(self.inbuf.poll_fill(&mut self.transport, cx, buffers)) {
+            Ok(0) => {
+                self.give_up();
+                Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+            }
+            Err(error) => {
+                self.give_up();
+                Poll::Ready(Err(error))
+            }
+            read => Poll::Ready(read),
+        }
+    }
+
+    /// The server is gone or silent: its fault, if it owes an answer.
+    pub(crate) fn give_up(&mut self) {
+        self.broken |= self.machine.due() > 0;
+    }
+
+    /// True if it broke by the server's fault.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Its end was to be expected.
+    pub(crate) fn excuse(&mut self) {
+        self.broken = false;
     }
 
     /// Scans what begins at `at` in the buffer for records to pass on.

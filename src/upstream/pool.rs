@@ -1,5 +1,6 @@
 //! The connections to one server: lent for one exchange, taken back when clean.
 
+mod care;
 mod housekeeping;
 mod lease;
 mod queue;
@@ -26,6 +27,7 @@ use super::key::Key;
 use super::principal::Principal;
 use crate::buffers::Buffers;
 use crate::config::Config;
+use crate::guard::Breaker;
 use crate::metrics::Metrics;
 
 /// The pool of one server.
@@ -43,6 +45,8 @@ pub(crate) struct Pool {
     recv_timeout: AtomicU64,
     /// The kind of connection that clients asked for last: what is kept warm.
     warm_key: Mutex<Option<Arc<Key>>>,
+    /// Whether the server is left alone.
+    breaker: Breaker,
 }
 
 /// What a server said that it speaks.
@@ -61,7 +65,9 @@ impl Pool {
         buffers: Arc<Buffers>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        let breaker = Breaker::new(&connector.address, &metrics);
         Arc::new(Self {
+            breaker,
             connector,
             config,
             buffers,
@@ -96,7 +102,7 @@ impl Pool {
     /// A connection that can be used at once: the usual case, without waiting.
     pub(crate) fn try_lease(self: &Arc<Self>, need: &Need) -> Option<Lease> {
         let config = self.config.load();
-        if !need.principal.is_proved(config.auth.cache_ttl) {
+        if self.breaker.is_open() || !need.principal.is_proved(config.auth.cache_ttl) {
             return None;
         }
         let now = Instant::now();
@@ -138,8 +144,12 @@ impl Pool {
         let started = Instant::now();
         // A connection that turns out to be dead costs one more turn; each turn takes one away, so this ends.
         loop {
+            let trial = self.breaker.admit(&self.config.load().breaker)?;
             let handover = self.obtain(Some(need), started, deadline).await?;
-            if let Some(lease) = self.prepare(handover, need).await? {
+            if let Some(lease) = self.prepare(handover, need, trial.is_some()).await? {
+                if let Some(trial) = trial {
+                    trial.succeeded(&self.config.load().breaker);
+                }
                 self.metrics.pool_wait.observe(started.elapsed().as_secs_f64());
                 return Ok(lease);
             }
@@ -155,8 +165,13 @@ impl Pool {
         key: &Arc<Key>,
         principal: Option<&Arc<Principal>>,
     ) -> Result<Lease, ConnectError> {
+        let trial = self.breaker.admit(&self.config.load().breaker)?;
         let slot = self.obtain_slot().await?;
-        self.connect_as(slot, key, principal).await
+        let lease = self.connect_as(slot, key, principal).await?;
+        if let Some(trial) = trial {
+            trial.succeeded(&self.config.load().breaker);
+        }
+        Ok(lease)
     }
 
     /// Neo4j's answer to a client's own HELLO; `None` if it only closes. Counts as a connection while it lasts.
@@ -165,15 +180,18 @@ impl Pool {
         version: Version,
         hello: &[u8],
     ) -> Result<Option<Vec<u8>>, ConnectError> {
+        let _trial = self.breaker.admit(&self.config.load().breaker)?;
         let _slot = self.obtain_slot().await?;
         Ok(self.connector.greet(version, hello).await?)
     }
 
-    /// Makes what was handed over fit: cleaned, alive, young enough, logged in. `None` = it was dead, try the next.
+    /// Makes what was handed over fit: cleaned, alive, young enough, logged in. `None` = it was dead, try the next. `doubted`: whether it
+    /// is alive is to be found out in any case.
     async fn prepare(
         self: &Arc<Self>,
         handover: Handover,
         need: &Need,
+        doubted: bool,
     ) -> Result<Option<Lease>, ConnectError> {
         let (connection, slot) = match handover {
             Handover::Connection(connection, slot) => (connection, slot),
@@ -182,7 +200,8 @@ impl Pool {
         let (ttl, check_after, reset_timeout) = {
             let config = self.config.load();
             let pool = &config.pool;
-            (config.auth.cache_ttl, pool.connection_liveness_check_timeout, pool.reset_timeout)
+            let check_after = if doubted { Duration::ZERO } else { pool.connection_liveness_check_timeout };
+            (config.auth.cache_ttl, check_after, pool.reset_timeout)
         };
         let proved = need.principal.is_proved(ttl);
         let reauth = need.key.version.features().reauth;
@@ -256,7 +275,11 @@ impl Pool {
         if let Some(principal) = principal
             && key.version.features().reauth
         {
-            self.connector.log_on(lease.connection_mut(), principal, &self.buffers).await?;
+            let logged_on = self.connector.log_on(lease.connection_mut(), principal, &self.buffers).await;
+            if let Err(error) = logged_on {
+                self.note(&error);
+                return Err(error);
+            }
         }
         Ok(lease)
     }
@@ -281,6 +304,7 @@ impl Pool {
             }
             Err(error) => {
                 self.metrics.connect_failed.inc();
+                self.note(&error);
                 if let ConnectError::Refused(refusal) = &error {
                     // What it offers may have changed with whatever happened to it. Until it answers again it is taken
                     // for what it was: a client must not be offered a version that it may not have.

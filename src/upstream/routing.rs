@@ -163,7 +163,11 @@ impl Router {
         let mut last = None;
         for member in self.routers() {
             match member.pool.greet(version, hello).await {
-                Err(error @ ConnectError::Refused(Refusal::Unreachable { .. })) => last = Some(error),
+                Err(
+                    error @ ConnectError::Refused(Refusal::Unreachable { .. } | Refusal::BreakerOpen { .. }),
+                ) => {
+                    last = Some(error);
+                }
                 answer => return answer,
             }
         }
@@ -310,9 +314,9 @@ impl Router {
     fn nobody(&self, need: &Need, role: Role, last: Option<ConnectError>) -> ConnectError {
         let reason = match last {
             None => "the cluster names none; an election may be under way".to_owned(),
-            Some(ConnectError::Refused(Refusal::Unreachable { address, reason })) => {
-                format!("{address}: {reason}")
-            }
+            Some(ConnectError::Refused(
+                Refusal::Unreachable { address, reason } | Refusal::BreakerOpen { address, reason, .. },
+            )) => format!("{address}: {reason}"),
             Some(error) => return error,
         };
         let database = self.books.read().name(need).to_string();

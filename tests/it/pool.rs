@@ -20,8 +20,9 @@ async fn small_pool(size: usize, change: impl FnOnce(&mut Settings)) -> (Peer, S
     let peer = Peer::start(change).await;
     let sidebolt = Sidebolt::start(peer.address, |config| {
         config.pool.max_connection_pool_size = size;
-        // A transaction is to hold a connection from its BEGIN on.
+        // A transaction is to hold a connection from its BEGIN on, and every read is to be run.
         config.coalesce.managed = false;
+        config.cache.enabled = false;
     })
     .await;
     drop(client(&sidebolt).await);

@@ -7,6 +7,7 @@ use bolt_wire::client::Place;
 
 use super::Pool;
 use super::queue::Slot;
+use crate::guard::Failing;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::connection::Connection;
 use crate::upstream::principal::Principal;
@@ -58,6 +59,9 @@ impl Drop for Lease {
         };
         let pool = Arc::clone(&self.pool);
         pool.lent.fetch_sub(1, Ordering::Relaxed);
+        if connection.is_broken() {
+            pool.failed(&Failing::Lost(connection.made));
+        }
         if connection.machine.place() == Place::Defunct
             || connection.is_mid_message()
             || connection.is_mid_login()
@@ -66,6 +70,7 @@ impl Drop for Lease {
             return;
         }
         if connection.is_reusable() && (connection.machine.is_clean() || connection.reset_now()) {
+            pool.breaker.succeeded();
             pool.give_back(connection, slot);
             return;
         }

@@ -100,8 +100,10 @@ impl Pool {
         };
         match timeout_at(deadline, &mut turn.0).await {
             Ok(Ok(handover)) => Ok(handover),
+            // The breaker has opened and sent everybody away.
+            Ok(Err(_)) => Err(self.breaker.refuse(&self.config.load().breaker)),
             // The turn may have come at the very last moment.
-            _ => turn.0.try_recv().map_err(|_| self.too_late(started)),
+            Err(_) => turn.0.try_recv().map_err(|_| self.too_late(started)),
         }
     }
 

@@ -49,7 +49,12 @@ pub(super) enum Missing {
 impl Missing {
     /// True if it would have come out the same for another user and version.
     fn is_for_all(&self) -> bool {
-        matches!(self, Self::Refused(Refusal::Unreachable { .. } | Refusal::NoMember { .. }))
+        matches!(
+            self,
+            Self::Refused(
+                Refusal::Unreachable { .. } | Refusal::NoMember { .. } | Refusal::BreakerOpen { .. }
+            )
+        )
     }
 
     fn outcome(&self) -> &'static str {

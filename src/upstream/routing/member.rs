@@ -108,7 +108,9 @@ impl Member {
             Err(ConnectError::Refused(Refusal::Unreachable { reason, .. })) => {
                 self.set_down(Some(reason.clone()))
             }
-            Err(ConnectError::Refused(Refusal::AcquisitionTimeout { .. } | Refusal::QueueFull { .. })) => {}
+            Err(ConnectError::Refused(
+                Refusal::AcquisitionTimeout { .. } | Refusal::QueueFull { .. } | Refusal::BreakerOpen { .. },
+            )) => {}
             _ if self.is_down() => self.set_down(None),
             _ => {}
         }
@@ -162,7 +164,8 @@ impl Member {
 pub(super) fn least(members: &[Arc<Member>]) -> Option<&Arc<Member>> {
     let start = fastrand::usize(..members.len().max(1));
     let (before, from) = members.split_at_checked(start)?;
-    from.iter().chain(before).filter(|member| !member.is_down()).min_by_key(|member| member.pool.lent())
+    let usable = |member: &&Arc<Member>| !member.is_down() && !member.pool.is_refusing();
+    from.iter().chain(before).filter(usable).min_by_key(|member| member.pool.lent())
 }
 
 /// All members in the order in which they are to be tried.
@@ -175,7 +178,7 @@ pub(super) fn in_order<'a>(members: impl IntoIterator<Item = &'a Arc<Member>>) -
     }
     fastrand::shuffle(&mut sorted);
     // Keys change while others work: each is read once.
-    sorted.sort_by_cached_key(|member| (member.is_down(), member.pool.lent()));
+    sorted.sort_by_cached_key(|member| (member.is_down() || member.pool.is_refusing(), member.pool.lent()));
     sorted
 }
 

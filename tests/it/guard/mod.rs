@@ -1,0 +1,3 @@
+//! The guard: breakers.
+
+mod breaker;
