@@ -65,7 +65,7 @@ pub(crate) struct Last {
     pub(crate) database: Option<Arc<str>>,
     pub(crate) answered: Answered,
     pub(crate) outcome: Outcome,
-    pub(crate) code: Option<Box<str>>,
+    pub(crate) code: Option<Arc<str>>,
     pub(crate) took: Duration,
     pub(crate) waited: Duration,
     pub(crate) first: Duration,
@@ -85,13 +85,14 @@ impl Sight {
         Self { metrics, queries: Queries::default(), slow: SlowLog::default() }
     }
 
-    /// A request is over.
-    pub(crate) fn record(&self, finished: &Finished<'_>, config: &Config) {
+    /// A request is over. Gives its code to keep.
+    pub(crate) fn record(&self, finished: &Finished<'_>, config: &Config) -> Option<Arc<str>> {
         let row = self.queries.record(finished, config.sight.max_queries);
         let threshold = config.sight.slow_threshold;
         if finished.took > threshold && !threshold.is_zero() {
             self.note_slow(finished, &row, &config.sight);
         }
+        finished.code.map(|code| row.failed(code))
     }
 
     fn note_slow(&self, finished: &Finished<'_>, row: &Row, config: &config::Sight) {

@@ -95,7 +95,7 @@ pub(crate) struct Row {
     pub(crate) times: Histogram,
     /// It was seen with other values in its text.
     varied: AtomicBool,
-    last_failure: Mutex<Option<Box<str>>>,
+    last_failure: Mutex<Option<Arc<str>>>,
 }
 
 /// Sums of a row.
@@ -210,6 +210,19 @@ impl Row {
         self.varied.load(Ordering::Relaxed)
     }
 
+    /// Remembers a failure's code, which is shared with the last one's if it is the same.
+    pub(super) fn failed(&self, code: &str) -> Arc<str> {
+        let mut last = self.last_failure.lock();
+        match &*last {
+            Some(last) if **last == *code => Arc::clone(last),
+            _ => {
+                let code: Arc<str> = code.chars().take(200).collect::<String>().into();
+                *last = Some(Arc::clone(&code));
+                code
+            }
+        }
+    }
+
     fn look_at(&self, text: &str) {
         if !self.is_varied() && self.example.as_deref().is_some_and(|example| *example != *text) {
             self.varied.store(true, Ordering::Relaxed);
@@ -217,7 +230,7 @@ impl Row {
     }
 
     /// The code of the last failure or refusal.
-    pub(crate) fn last_failure(&self) -> Option<Box<str>> {
+    pub(crate) fn last_failure(&self) -> Option<Arc<str>> {
         self.last_failure.lock().clone()
     }
 
@@ -259,12 +272,6 @@ impl Queries {
         row.look_at(&finished.statement.text);
         row.counts.add(finished, now);
         row.times.record(nanoseconds(finished.took));
-        if let Some(code) = finished.code {
-            let mut last = row.last_failure.lock();
-            if last.as_deref() != Some(code) {
-                *last = Some(code.chars().take(200).collect());
-            }
-        }
         row
     }
 
