@@ -31,12 +31,16 @@ pub(crate) struct Asked<'a> {
     pub(crate) database: Option<&'a str>,
 }
 
-/// What a text counts as of which it cannot be told whether it names a label or type.
+/// What a request counts as of which it cannot be told whether it names a label or type, or to which database it goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Doubt {
     /// As one that does: for rules that restrict.
     Holds,
+    /// As one that does, but where the database is not known it is another one: for rules that count.
+    Counts,
     /// As one that does not: for rules that allow.
+    #[allow(dead_code, reason = "the rules that allow come next")]
+    #[allow(dead_code, reason = "the rules that allow come next")]
     Fails,
 }
 
@@ -135,6 +139,11 @@ impl Rules {
         self.list.is_empty()
     }
 
+    /// True if one of them looks at the text.
+    pub(crate) fn need_text(&self) -> bool {
+        self.list.iter().any(|rule| !rule.is_textless() || rule.access.is_some())
+    }
+
     /// The rules that a request falls under, as bits. Rules about a text hold for no request whose text is not known.
     pub(crate) fn holding(&self, asked: &Asked<'_>) -> u64 {
         if self.list.is_empty() {
@@ -167,7 +176,7 @@ impl Rules {
     }
 
     fn without_text(&self) -> u64 {
-        self.bits(|rule| rule.label.is_none() && rule.kind.is_none() && rule.text.is_none())
+        self.bits(Rule::is_textless)
     }
 
     fn bits(&self, holds: impl Fn(&Rule) -> bool) -> u64 {
@@ -192,9 +201,13 @@ impl Rule {
         }
     }
 
+    fn is_textless(&self) -> bool {
+        self.label.is_none() && self.kind.is_none() && self.text.is_none()
+    }
+
     fn holds_for(&self, statement: &Statement) -> bool {
         let names = &statement.names;
-        let open = names.open && self.doubt == Doubt::Holds;
+        let open = names.open && self.doubt != Doubt::Fails;
         let among = |wanted: &Option<Box<str>>, names: &[Box<str>]| {
             wanted.as_ref().is_none_or(|wanted| open || names.contains(wanted))
         };

@@ -40,6 +40,7 @@ fn show(config: &Config, origins: &BTreeMap<String, String>) -> String {
             Some(_) if key.path == "listen.tls" && config.listen.tls.is_some() => {
                 writeln!(yaml, "{indent}{name}:")
             }
+            Some(value) if key.unit == "list" => writeln!(yaml, "{indent}{name}: {value}{origin}"),
             Some(value) => writeln!(yaml, "{indent}{name}: {}{origin}", scalar(&value)),
             None => writeln!(yaml, "{indent}# {name}: not set"),
         };
@@ -72,7 +73,8 @@ mod tests {
             "listen:\n  tls: {{cert_file: '{0}', key_file: '{0}', required: true}}\n  max_login_message: 1025\n\
              upstream: {{uri: 'neo4j://[::1]:1?a=b', fetch_size: -1}}\npool: {{idle_timeout: 1h 30m}}\n\
              auth: {{mode: service, username: '~ : #\"', password: hunter2}}\nadmin: {{address: off}}\n\
-             indexes:\n- {{label: 'A `b`: #', properties: [id, \"x y\"], unique: yes}}\n",
+             indexes:\n- {{label: 'A `b`: #', properties: [id, \"x y\"], unique: yes}}\n\
+             guard:\n  limits:\n  - {{name: 'a: #', per: principal, rate: 10/m, when: {{text: 'x \"y\"'}}}}\n",
             pem.display()
         );
         std::fs::write(&file, yaml).expect("a file");
@@ -101,6 +103,6 @@ mod tests {
             ),
             "{shown}"
         );
-        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 12);
+        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 13);
     }
 }

@@ -28,6 +28,7 @@ pub(super) fn check(config: &Config, tree: &Node, faulty: &HashSet<String>) -> (
     checker.pool();
     checker.auth();
     checker.indexes();
+    checker.guard();
     checker.log();
     checker.files();
     (checker.findings, warnings(config))
@@ -253,6 +254,12 @@ impl Checker<'_> {
             } else {
                 continue;
             };
+            self.fail(&key, what, hint);
+        }
+    }
+
+    fn guard(&mut self) {
+        for (key, what, hint) in self.config.guard.faults() {
             self.fail(&key, what, hint);
         }
     }

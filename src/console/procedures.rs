@@ -48,7 +48,8 @@ pub(super) const fn column(name: &'static str, kind: &'static str, says: &'stati
 }
 
 /// All of them.
-pub(super) const ALL: [Procedure; 4] = [coalesce::TEXTS, coalesce::LANES, guard::BREAKERS, PROCEDURES];
+pub(super) const ALL: [Procedure; 5] =
+    [coalesce::TEXTS, coalesce::LANES, guard::LIMITS, guard::BREAKERS, PROCEDURES];
 
 const PROCEDURES: Procedure = Procedure {
     name: "sidebolt.procedures",

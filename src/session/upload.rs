@@ -24,6 +24,9 @@ impl Session {
         match self.machine.judge(tag) {
             Verdict::Wait => return Ok(false),
             Verdict::Start => {
+                if !self.let_large_pass(tag) {
+                    return self.swallow().await.map(|()| true);
+                }
                 self.begin_exchange(tag);
                 // Its extra cannot be seen before its parameters are through: it may write, most likely to the database of the last
                 // request, and a filter must be on the connection.
