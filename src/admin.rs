@@ -4,16 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Health;
+use crate::cache::Scope;
 use crate::session::{Pin, Shared};
 
 /// What the routes need.
@@ -35,6 +37,7 @@ pub(crate) async fn serve(
         .route("/livez", get(async || (StatusCode::OK, "ok\n")))
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
+        .route("/api/cache/invalidate", post(invalidate))
         .with_state(Context { shared, health });
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
@@ -74,6 +77,7 @@ async fn metrics(State(context): State<Context>) -> Response {
     }
     shared.cache.gauge();
     metrics.guard.waiting.set(shared.guard.gate.waiting() as i64);
+    shared.sight.gauge();
     shared.coalescer.gauge(&shared.config.load().coalesce, &metrics.coalesce);
     for (role, count) in shared.upstream.members() {
         metrics.routing_members.with_label_values(&[role.name()]).set(count as i64);
@@ -85,5 +89,18 @@ async fn ready(State(context): State<Context>) -> Response {
     match context.health.reason() {
         None => (StatusCode::OK, "ok\n".to_owned()).into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+/// Forgets cached answers; the body says which: `{"label": "Person"}`.
+async fn invalidate(State(context): State<Context>, Json(scope): Json<Value>) -> Response {
+    match Scope::read(&scope) {
+        Ok(scope) => {
+            let shared = &context.shared;
+            let gone = shared.cache.invalidate(&scope, &shared.coalescer.statements);
+            tracing::info!(?scope, answers = gone, "Cached answers were forgotten by hand.");
+            Json(json!({ "answers": gone })).into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response(),
     }
 }

@@ -22,6 +22,7 @@ use crate::guard::Guard;
 use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
+use crate::sight::{Sight, keep_explaining};
 use crate::transport::tls::{TlsAcceptor, TlsError};
 use crate::upstream::{Connector, Dialer, Identities, Upstream};
 use crate::{admin, indexes, session};
@@ -119,6 +120,7 @@ impl App {
         });
         let tls = listener.tls();
         let cache = Arc::new(Cache::new(&current.cache, Arc::clone(&metrics)));
+        let sight = Sight::new(Arc::clone(&metrics));
         let shared = Arc::new(Shared {
             config: Arc::clone(&config),
             upstream,
@@ -130,6 +132,7 @@ impl App {
             coalescer: Coalescer::new(),
             cache,
             guard: Guard::new(&current),
+            sight,
         });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let mut admin_address = None;
@@ -141,6 +144,7 @@ impl App {
         tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end.clone()));
         tokio::spawn(keep_warm(Arc::clone(&shared), end.clone()));
         tokio::spawn(indexes::keep(Arc::clone(&shared), end.clone()));
+        tokio::spawn(keep_explaining(Arc::clone(&shared), end.clone()));
         let sessions = TaskTracker::new();
         let handler = session_handler(Arc::clone(&shared));
         let accepting = tokio::spawn(listener.run(config, sessions.clone(), stop.clone(), handler));

@@ -1,4 +1,4 @@
-//! The command line: what may be asked, and the commands that need no proxy (`check`, `schema`, `healthcheck`).
+//! The command line: what may be asked, and the commands that need no proxy (`check`, `schema`, `healthcheck`, `invalidate`).
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -53,6 +54,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Ask a running proxy for its health; exit code 0 if it is well, else 1
     Healthcheck(HealthcheckArgs),
+    /// Let a running proxy forget cached answers
+    Invalidate(InvalidateArgs),
 }
 
 /// Where the configuration comes from, and what overrules it.
@@ -112,6 +115,36 @@ pub struct DemoArgs {
     /// End after the self-check and a short run of the writers
     #[arg(long)]
     pub check: bool,
+}
+
+/// `sidebolt invalidate`.
+#[derive(Args, Clone, Debug, Default)]
+#[command(group = ArgGroup::new("scope").required(true))]
+pub struct InvalidateArgs {
+    /// All of them
+    #[arg(long, group = "scope")]
+    pub all: bool,
+    /// Those of this database
+    #[arg(long, group = "scope", value_name = "NAME")]
+    pub database: Option<String>,
+    /// Those that depend on nodes with this label
+    #[arg(long, group = "scope", value_name = "NAME")]
+    pub label: Option<String>,
+    /// Those that depend on relationships of this type
+    #[arg(long, group = "scope", value_name = "NAME")]
+    pub r#type: Option<String>,
+    /// Those of texts in which this regular expression is found
+    #[arg(long, group = "scope", value_name = "REGEX")]
+    pub text: Option<String>,
+    /// Those of texts with this fingerprint
+    #[arg(long, group = "scope", value_name = "HEX")]
+    pub fingerprint: Option<String>,
+    /// Address of the admin port [default: admin.address of the configuration]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// Configuration file, if --admin is not given
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// `sidebolt healthcheck`.
@@ -234,13 +267,39 @@ pub fn schema(args: &SchemaArgs) -> ExitCode {
 /// `sidebolt healthcheck`: one HTTP request to the admin port.
 pub async fn healthcheck(args: &HealthcheckArgs) -> ExitCode {
     let path = if args.ready { "/readyz" } else { "/livez" };
-    let result = match admin_address(args) {
-        Ok(address) => ask(&address, path, HEALTH_TIMEOUT).await.map_err(|e| format!("{address}{path}: {e}")),
-        Err(error) => Err(error),
-    };
+    said(request(&args.admin, &args.config, path, None).await)
+}
+
+/// `sidebolt invalidate`: one HTTP request to the admin port.
+pub async fn invalidate(args: &InvalidateArgs) -> ExitCode {
+    let scopes = [
+        ("database", &args.database),
+        ("label", &args.label),
+        ("type", &args.r#type),
+        ("text", &args.text),
+        ("fingerprint", &args.fingerprint),
+    ];
+    let named = scopes.into_iter().find_map(|(key, value)| Some(json!({ key: value.as_ref()? })));
+    let body = named.unwrap_or_else(|| json!({ "all": true })).to_string();
+    said(request(&args.admin, &args.config, "/api/cache/invalidate", Some(&body)).await)
+}
+
+/// One request to the admin port.
+async fn request(
+    admin: &Option<String>,
+    config: &Option<PathBuf>,
+    path: &str,
+    body: Option<&str>,
+) -> Result<String, String> {
+    let address = admin_address(admin, config)?;
+    ask(&address, path, body, HEALTH_TIMEOUT).await.map_err(|error| format!("{address}{path}: {error}"))
+}
+
+/// Prints what was answered, and whether that is well.
+fn said(result: Result<String, String>) -> ExitCode {
     match result {
         Ok(answer) => {
-            print(std::io::stdout(), &answer);
+            print(std::io::stdout(), &format!("{}\n", answer.trim_end()));
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -250,11 +309,11 @@ pub async fn healthcheck(args: &HealthcheckArgs) -> ExitCode {
     }
 }
 
-fn admin_address(args: &HealthcheckArgs) -> Result<String, String> {
-    if let Some(address) = &args.admin {
+fn admin_address(admin: &Option<String>, config: &Option<PathBuf>) -> Result<String, String> {
+    if let Some(address) = admin {
         return Ok(address.clone());
     }
-    let sources = ConfigArgs { config: args.config.clone(), ..ConfigArgs::default() }.sources();
+    let sources = ConfigArgs { config: config.clone(), ..ConfigArgs::default() }.sources();
     let config = Config::load(&sources).map_err(|errors| errors.to_string())?.config;
     let mut address = config.admin.address.ok_or("admin.address is off, so nothing can be asked")?;
     // A port bound on all interfaces is asked on loopback.
@@ -266,11 +325,17 @@ fn admin_address(args: &HealthcheckArgs) -> Result<String, String> {
     Ok(address.to_string())
 }
 
-/// The body of the answer if its status is 200.
-async fn ask(address: &str, path: &str, limit: Duration) -> Result<String, String> {
+/// The body of the answer if its status is 200. `body`: what is posted, as JSON; none = it is asked for.
+async fn ask(address: &str, path: &str, body: Option<&str>, limit: Duration) -> Result<String, String> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let body = body.unwrap_or_default();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
@@ -350,6 +415,10 @@ mod tests {
             parsed("healthcheck --ready --admin h:1"),
             Ok(Command::Healthcheck(HealthcheckArgs { ready: true, .. }))
         ));
+        assert!(matches!(
+            parsed("invalidate --label Person"),
+            Ok(Command::Invalidate(InvalidateArgs { label: Some(name), .. })) if name == "Person"
+        ));
     }
 
     #[test]
@@ -357,6 +426,8 @@ mod tests {
         for (line, part) in [
             ("", "Usage: sidebolt <COMMAND>"),
             ("start", "unrecognized subcommand 'start'"),
+            ("invalidate", "<--all|--database <NAME>|--label <NAME>"),
+            ("invalidate --all --label x", "cannot be used with"),
             ("run --lisen x", "a similar argument exists: '--listen'"),
             ("run --set pool.min_idle", "write KEY=VALUE, for example pool.min_idle=5"),
             ("demo --port 70000", "70000 is not in 0..=65535"),
@@ -433,7 +504,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.expect("answered");
             String::from_utf8(request).expect("UTF-8")
         };
-        tokio::join!(ask(&address, "/readyz", Duration::from_secs(20)), server)
+        tokio::join!(ask(&address, "/readyz", None, Duration::from_secs(20)), server)
     }
 
     #[tokio::test]
@@ -457,10 +528,10 @@ mod tests {
     async fn a_silent_or_absent_port_is_ill() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
-        let silent = ask(&address, "/livez", Duration::from_millis(50)).await;
+        let silent = ask(&address, "/livez", None, Duration::from_millis(50)).await;
         assert_eq!(silent, Err("no answer within 0.05 s".to_owned()));
         drop(listener);
-        let absent = ask(&address, "/livez", Duration::from_secs(20)).await;
+        let absent = ask(&address, "/livez", None, Duration::from_secs(20)).await;
         assert!(absent.is_err_and(|error| error.contains("refused")));
     }
 }

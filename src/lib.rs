@@ -20,6 +20,7 @@ mod matching;
 mod metrics;
 pub mod run;
 mod session;
+mod sight;
 mod statement;
 pub mod transport;
 mod upstream;

@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Command::Schema(args) => cli::schema(&args),
         Command::Run(args) => run::on_runtime(run::run(&args)),
         Command::Demo(args) => run::on_runtime(run::demo(&args)),
+        Command::Invalidate(args) => run::on_runtime(async move { cli::invalidate(&args).await }),
         Command::Healthcheck(args) => run::on_runtime(async move { cli::healthcheck(&args).await }),
     }
 }

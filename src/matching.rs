@@ -39,8 +39,6 @@ pub(crate) enum Doubt {
     /// As one that does, but where the database is not known it is another one: for rules that count.
     Counts,
     /// As one that does not: for rules that allow.
-    #[allow(dead_code, reason = "the rules that allow come next")]
-    #[allow(dead_code, reason = "the rules that allow come next")]
     Fails,
 }
 
@@ -59,6 +57,7 @@ struct Rule {
     label: Option<Box<str>>,
     kind: Option<Box<str>>,
     text: Option<Regex>,
+    fingerprint: Option<u64>,
     access: Option<AccessKind>,
     principal: Option<Name>,
     application: Option<Name>,
@@ -106,10 +105,21 @@ pub(crate) fn check(when: &When) -> Result<(), Fault> {
     if let Some(text) = &when.text {
         compile(text)?;
     }
+    if when.fingerprint.as_deref().is_some_and(|text| fingerprint(text).is_none()) {
+        let hint = "write 16 hexadecimal digits, as CALL sidebolt.cache() shows them";
+        return Err(("fingerprint", "is no fingerprint".to_owned(), hint));
+    }
     Ok(())
 }
 
-fn compile(text: &str) -> Result<Regex, Fault> {
+/// A fingerprint as it is shown.
+pub(crate) fn fingerprint(text: &str) -> Option<u64> {
+    let digits = text.len() == 16 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| digits)
+}
+
+/// Compiles a regular expression, or says what is wrong with it.
+pub(crate) fn compile(text: &str) -> Result<Regex, Fault> {
     let built = RegexBuilder::new(text).size_limit(LARGEST).dfa_size_limit(LARGEST).build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => (
@@ -141,7 +151,7 @@ impl Rules {
 
     /// True if one of them looks at the text.
     pub(crate) fn need_text(&self) -> bool {
-        self.list.iter().any(|rule| !rule.is_textless() || rule.access.is_some())
+        self.list.iter().any(|rule| !rule.needs_no_text() || rule.access.is_some())
     }
 
     /// The rules that a request falls under, as bits. Rules about a text hold for no request whose text is not known.
@@ -176,7 +186,7 @@ impl Rules {
     }
 
     fn without_text(&self) -> u64 {
-        self.bits(Rule::is_textless)
+        self.bits(|rule| rule.needs_no_text())
     }
 
     fn bits(&self, holds: impl Fn(&Rule) -> bool) -> u64 {
@@ -194,6 +204,7 @@ impl Rule {
             label: when.label.as_deref().map(Into::into),
             kind: when.r#type.as_deref().map(Into::into),
             text: when.text.as_deref().map(|text| compile(text).unwrap_or_else(|_| never())),
+            fingerprint: when.fingerprint.as_deref().map(|text| fingerprint(text).unwrap_or_default()),
             access: when.access,
             principal: name(&when.principal),
             application: name(&when.application),
@@ -201,8 +212,8 @@ impl Rule {
         }
     }
 
-    fn is_textless(&self) -> bool {
-        self.label.is_none() && self.kind.is_none() && self.text.is_none()
+    fn needs_no_text(&self) -> bool {
+        self.label.is_none() && self.kind.is_none() && self.text.is_none() && self.fingerprint.is_none()
     }
 
     fn holds_for(&self, statement: &Statement) -> bool {
@@ -214,6 +225,7 @@ impl Rule {
         among(&self.label, &names.labels)
             && among(&self.kind, &names.types)
             && self.text.as_ref().is_none_or(|text| text.is_match(&statement.text))
+            && self.fingerprint.is_none_or(|wanted| wanted == statement.fingerprint)
     }
 
     fn holds(&self, asked: &Asked<'_>, reads: bool) -> bool {

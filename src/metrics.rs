@@ -13,6 +13,7 @@ use prometheus::{
 use crate::cache::CacheMetrics;
 use crate::coalesce::CoalesceMetrics;
 use crate::guard::GuardMetrics;
+use crate::sight::SightMetrics;
 
 /// Distinct Neo4j codes that get their own label value; the servers know about 200.
 const CODES: usize = 300;
@@ -82,6 +83,8 @@ pub(crate) struct Metrics {
     pub(crate) cache: CacheMetrics,
     /// The guard's.
     pub(crate) guard: GuardMetrics,
+    /// What is seen of the queries.
+    pub(crate) sight: SightMetrics,
 }
 
 /// Registers metrics and keeps their description for the reference table.
@@ -179,6 +182,7 @@ impl Metrics {
             coalesce: CoalesceMetrics::new(&mut b),
             cache: CacheMetrics::new(&mut b),
             guard: GuardMetrics::new(&mut b),
+            sight: SightMetrics::new(&mut b),
             codes: Mutex::default(),
             reference: b.reference,
             registry: b.registry,

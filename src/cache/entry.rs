@@ -197,6 +197,7 @@ pub(crate) struct Entry {
     pub(super) statement: Arc<Statement>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) basis: Basis,
+    pub(super) epoch: u64,
     /// The newest id when it was read.
     pub(super) id: i64,
     /// Neo4j's own bookmark for it.
@@ -226,9 +227,10 @@ impl Entry {
         holds
     }
 
-    /// True if none of our own commits has touched it.
+    /// True if none of our own commits has touched it, and nobody has forgotten it by hand.
     pub(crate) fn is_untouched(&self) -> bool {
         self.ledger.is_untouched(&self.basis)
+            && self.statement.cached.epoch.load(Ordering::SeqCst) == self.epoch
     }
 
     /// True if at that reading something had happened that cannot be explained.
@@ -286,6 +288,7 @@ pub(super) mod tests {
             answer: Arc::new(answer_with(rows)),
             statement: Arc::new(Statement::parse("RETURN 1")),
             basis: ledger.basis(&Footprint::WHOLE),
+            epoch: 0,
             ledger,
             id: 1,
             bookmark: "b".into(),

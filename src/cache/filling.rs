@@ -94,6 +94,8 @@ impl Drop for Leading {
 pub(crate) struct Ground {
     pub(super) ledger: Arc<Ledger>,
     pub(super) basis: Basis,
+    /// How often its text's answers had been forgotten by hand.
+    pub(super) epoch: u64,
     /// The newest id that the read waits for: the answer is kept only if this is the newest one behind it too.
     pub(super) carried: i64,
 }
@@ -217,6 +219,7 @@ impl Filling {
             statement: Arc::clone(&self.statement),
             ledger: ground.ledger,
             basis: ground.basis,
+            epoch: ground.epoch,
             id: id.transaction,
             bookmark: Arc::clone(bookmark),
             since: Instant::now(),

@@ -6,8 +6,11 @@
 mod commit;
 mod entry;
 mod filling;
+mod invalidate;
 mod ledger;
 mod metrics;
+mod report;
+mod rules;
 mod source;
 mod verify;
 
@@ -31,12 +34,16 @@ use tokio::time::Instant;
 pub(crate) use commit::{Changes, Ticket};
 pub(crate) use entry::{Answer, Entry};
 pub(crate) use filling::{Filling, Flight, Ground, Leading};
+pub(crate) use invalidate::{SCOPES, Scope};
 pub(crate) use ledger::{Commits, Ledger};
 pub(crate) use metrics::CacheMetrics;
+pub(crate) use report::TextReport;
+pub(crate) use rules::Policy;
 pub(crate) use source::{Reading, Source};
 pub(crate) use verify::Suspect;
 
-use crate::config::{self, Consistency};
+use crate::config::{self, Config};
+use crate::matching;
 use crate::metrics::Metrics;
 use crate::statement::Statement;
 use crate::upstream::Need;
@@ -62,6 +69,7 @@ pub(crate) struct Cache {
     ledgers: RwLock<HashMap<[u8; 16], Arc<Ledger>>>,
     sources: Mutex<HashMap<SourceKey, Arc<Source>>>,
     commits: Commits,
+    policies: rules::Policies,
     asked: Asked,
     /// Something was asked that may be kept: from then on commits are watched.
     active: AtomicBool,
@@ -96,6 +104,7 @@ impl Cache {
             ledgers: RwLock::default(),
             sources: Mutex::default(),
             commits: Commits::default(),
+            policies: rules::Policies::default(),
             asked: Asked::new(),
             active: AtomicBool::new(false),
             metrics,
@@ -104,6 +113,11 @@ impl Cache {
 
     fn metrics(&self) -> &CacheMetrics {
         &self.metrics.cache
+    }
+
+    /// What is wanted of an answer; `None`: none is kept.
+    pub(crate) fn policy(&self, config: &Arc<Config>, asked: &matching::Asked<'_>) -> Option<Policy> {
+        self.policies.of(config, asked)
     }
 
     /// The kept answer, whether it still holds or not.
@@ -284,35 +298,14 @@ pub(crate) struct Question {
     pub(crate) policy: Policy,
 }
 
-/// How fresh an answer has to be, and whether it is worth its place.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Policy {
-    pub(crate) consistency: Consistency,
-    pub(crate) max_staleness: Duration,
-    pub(crate) ttl: Duration,
-    /// It is kept from its first use on, however cheap it is.
-    pub(crate) always: bool,
-}
-
-impl Policy {
-    /// The configuration's own.
-    pub(crate) fn of(config: &config::Cache) -> Self {
-        Self {
-            consistency: config.consistency,
-            max_staleness: config.max_staleness,
-            ttl: config.ttl,
-            always: false,
-        }
-    }
-}
-
 impl Question {
     /// An answer to it may be kept: what it depends on, from now on.
     pub(crate) fn filling(&self, leading: Option<Leading>, most: usize) -> Filling {
         let ground = self.source.ledger().and_then(|ledger| {
             let newest = ledger.newest()?;
             let basis = ledger.basis(&self.statement.reads);
-            Some(Ground { ledger, basis, carried: newest.max(self.reached.unwrap_or(newest)) })
+            let epoch = self.statement.cached.epoch.load(Ordering::SeqCst);
+            Some(Ground { ledger, basis, epoch, carried: newest.max(self.reached.unwrap_or(newest)) })
         });
         Filling {
             key: self.key.clone(),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::units::{DurationText, SizeText};
+use super::When;
+use super::units::{DurationText, OptionalDuration, SizeText};
 
 /// How fresh a cached answer is.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -58,6 +59,40 @@ pub struct Cache {
     /// One hit in so many goes to Neo4j all the same, to compare: a wrong answer is logged and empties the cache. 0 = none.
     #[schemars(extend("x-min" = "0", "x-max" = "1000000000"))]
     pub verify_every: u32,
+    /// Exceptions: a list of entries with `when` (`label`, `type`, `text`, `fingerprint`, `access`, `principal`, `application`, `database`) and `store`, `consistency`, `max_staleness` or `ttl`; the first whose `when` holds decides.
+    #[schemars(extend("x-unit" = "list"))]
+    pub rules: Vec<CacheRule>,
+}
+
+/// An entry of `cache.rules`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheRule {
+    /// Which requests it is about; without keys all of them.
+    pub when: When,
+    /// `hot`: from the second use on and if it is worth it; `always`: from the first use on; `never`.
+    pub store: Store,
+    /// Instead of `cache.consistency`.
+    pub consistency: Option<Consistency>,
+    /// Instead of `cache.max_staleness`.
+    #[serde(with = "OptionalDuration", skip_serializing_if = "Option::is_none")]
+    pub max_staleness: Option<Duration>,
+    /// Instead of `cache.ttl`.
+    #[serde(with = "OptionalDuration", skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Duration>,
+}
+
+/// Which answers are kept.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    /// Those that are asked for again and cost more than a probe.
+    #[default]
+    Hot,
+    /// All.
+    Always,
+    /// None.
+    Never,
 }
 
 impl Default for Cache {
@@ -73,6 +108,7 @@ impl Default for Cache {
             compress_above: 64 * 1024,
             max_wait: Duration::from_secs(5),
             verify_every: 0,
+            rules: Vec::new(),
         }
     }
 }

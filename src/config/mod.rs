@@ -22,6 +22,7 @@ mod read;
 pub mod reload;
 mod schema;
 mod show;
+mod sight;
 mod tree;
 mod units;
 pub mod uri;
@@ -29,12 +30,13 @@ mod validate;
 mod when;
 
 pub use breaker::Breaker;
-pub use cache::{Cache, Consistency};
+pub use cache::{Cache, CacheRule, Consistency, Store};
 pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
 pub use guard::{Cost, Guard, Limit, Per, Rate, Unit};
 pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
+pub use sight::{Parameters, Sight};
 pub use uri::{TlsTrust, UpstreamUri};
 pub use when::{AccessKind, When};
 
@@ -60,6 +62,8 @@ pub struct Config {
     pub breaker: Breaker,
     /// How much of Neo4j anybody may have.
     pub guard: Guard,
+    /// What is seen of the queries.
+    pub sight: Sight,
     /// What is held in memory for one client.
     pub limits: Limits,
     /// Indexes and constraints to make sure of at start: a list of entries with `label` or `type`, `properties`, and if wanted `unique: true`, `name`, `database`.

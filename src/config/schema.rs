@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Admin, Auth, Breaker, Cache, Coalesce, Config, Guard, Limits, Listen, ListenTls, Log, Pool, Shutdown,
-    Upstream,
+    Sight, Upstream,
 };
 
 /// One key of the configuration.
@@ -59,7 +59,7 @@ impl Key {
             "section or off" => "write off, or a section with cert_file and key_file".to_owned(),
             "file" => "write the path of a file".to_owned(),
             "list" => {
-                let example = self.example.as_deref().unwrap_or_default();
+                let example = self.example.as_deref().unwrap_or("- {when: {label: Resource}, …}");
                 format!("write a list of entries such as `{example}`")
             }
             _ => "write one value".to_owned(),
@@ -235,6 +235,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "cache" => fields::<Cache>(),
         "breaker" => fields::<Breaker>(),
         "guard" => fields::<Guard>(),
+        "sight" => fields::<Sight>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),
         "log" => fields::<Log>(),

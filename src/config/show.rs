@@ -24,7 +24,7 @@ fn show(config: &Config, origins: &BTreeMap<String, String>) -> String {
         }
         let top = parent.split('.').next().unwrap_or(parent);
         if parent.is_empty() {
-            // A list stands alone; JSON is YAML too.
+            // A list may stand alone.
             section = "";
             let origin = origins.get(&key.path).map_or_else(String::new, |origin| format!(" # {origin}"));
             let _ = writeln!(yaml, "{name}: {}{origin}", lookup(&values, &key.path).unwrap_or_default());
@@ -40,6 +40,7 @@ fn show(config: &Config, origins: &BTreeMap<String, String>) -> String {
             Some(_) if key.path == "listen.tls" && config.listen.tls.is_some() => {
                 writeln!(yaml, "{indent}{name}:")
             }
+            // A list is shown as JSON, which is YAML too.
             Some(value) if key.unit == "list" => writeln!(yaml, "{indent}{name}: {value}{origin}"),
             Some(value) => writeln!(yaml, "{indent}{name}: {}{origin}", scalar(&value)),
             None => writeln!(yaml, "{indent}# {name}: not set"),
@@ -74,7 +75,8 @@ mod tests {
              upstream: {{uri: 'neo4j://[::1]:1?a=b', fetch_size: -1}}\npool: {{idle_timeout: 1h 30m}}\n\
              auth: {{mode: service, username: '~ : #\"', password: hunter2}}\nadmin: {{address: off}}\n\
              indexes:\n- {{label: 'A `b`: #', properties: [id, \"x y\"], unique: yes}}\n\
-             guard:\n  limits:\n  - {{name: 'a: #', per: principal, rate: 10/m, when: {{text: 'x \"y\"'}}}}\n",
+             guard:\n  limits:\n  - {{name: 'a: #', per: principal, rate: 10/m, when: {{text: 'x \"y\"'}}}}\n\
+             cache: {{rules: [{{when: {{label: 'A: #'}}, ttl: 5s}}]}}\n",
             pem.display()
         );
         std::fs::write(&file, yaml).expect("a file");
@@ -103,6 +105,6 @@ mod tests {
             ),
             "{shown}"
         );
-        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 13);
+        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 14);
     }
 }

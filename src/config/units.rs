@@ -23,6 +23,9 @@ pub(super) struct AddressText;
 /// An address, or `off`.
 pub(super) struct OptionalAddress;
 
+/// [`DurationText`] in an entry of a list, where it may be missing.
+pub(super) struct OptionalDuration;
+
 /// The section `listen.tls`, or `off`.
 pub(super) struct OptionalTls;
 
@@ -110,6 +113,19 @@ impl DurationText {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         text(d, parse_duration)
+    }
+}
+
+impl OptionalDuration {
+    pub(super) fn serialize<S: Serializer>(value: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => DurationText::serialize(value, s),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        DurationText::deserialize(d).map(Some)
     }
 }
 
@@ -202,6 +218,7 @@ macro_rules! schema_of {
 
 schema_of! {
     DurationText = |_| json_schema!({ "type": "string", "x-unit": "duration" });
+    OptionalDuration = |generator| DurationText::json_schema(generator);
     SizeText = |_| json_schema!({
         "type": ["string", "integer"],
         "pattern": "^[0-9_]+ ?([KkMmGg]?[Ii]?[Bb])?$",

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::time::Duration;
 
 use super::schema::{Key, keys, lookup};
 use super::tree::{Node, Origin};
 use super::units::{parse_duration, parse_size};
 use super::uri::{TlsTrust, UpstreamUri, host_and_port};
 use super::{AuthMode, Config, Index};
-use crate::logging;
+use crate::{logging, matching};
 
 /// One thing that a check found.
 pub(super) struct Finding {
@@ -29,6 +30,7 @@ pub(super) fn check(config: &Config, tree: &Node, faulty: &HashSet<String>) -> (
     checker.auth();
     checker.indexes();
     checker.guard();
+    checker.cache_rules();
     checker.log();
     checker.files();
     (checker.findings, warnings(config))
@@ -261,6 +263,36 @@ impl Checker<'_> {
     fn guard(&mut self) {
         for (key, what, hint) in self.config.guard.faults() {
             self.fail(&key, what, hint);
+        }
+    }
+
+    fn cache_rules(&mut self) {
+        if self.faulty.iter().any(|key| key.starts_with("cache.rules")) {
+            return;
+        }
+        let rules = &self.config.cache.rules;
+        if rules.len() > matching::MOST {
+            let hint = format!(
+                "keep at most {}: one rule can have a regular expression for several texts",
+                matching::MOST
+            );
+            self.fail("cache.rules", format!("has {} entries", rules.len()), hint);
+        }
+        for (at, rule) in rules.iter().enumerate() {
+            let key = format!("cache.rules.[{at}]");
+            if let Err((name, what, hint)) = matching::check(&rule.when) {
+                self.fail(&format!("{key}.when.{name}"), what, hint);
+            }
+            for (name, span) in [("max_staleness", rule.max_staleness), ("ttl", rule.ttl)] {
+                let longest = Duration::from_secs(24 * 3600);
+                if span.is_some_and(|span| span.is_zero() || span > longest) {
+                    self.fail(
+                        &format!("{key}.{name}"),
+                        "is out of range",
+                        "write a duration from 1ms to 24h",
+                    );
+                }
+            }
         }
     }
 

@@ -13,6 +13,8 @@ pub struct When {
     pub r#type: Option<String>,
     /// A regular expression that is found somewhere in its text.
     pub text: Option<String>,
+    /// The fingerprint that its text has, as `CALL sidebolt.cache()` shows it: 16 hexadecimal digits.
+    pub fingerprint: Option<String>,
     /// `read`: its access mode is `r`, or its text surely changes nothing. `write`: any other.
     pub access: Option<AccessKind>,
     /// The name of its user; with `*` at the end, the beginning of it.

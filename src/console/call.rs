@@ -22,6 +22,28 @@ pub(crate) struct Call {
 enum Argument {
     Literal(Value),
     Parameter(String),
+    Map(Vec<(String, Self)>),
+}
+
+/// Maps inside of each other.
+const DEEPEST: usize = 8;
+
+impl Argument {
+    fn value(&self, parameters: &MapView<'_>) -> Result<Value, Failure> {
+        match self {
+            Self::Literal(value) => Ok(value.clone()),
+            Self::Parameter(name) => {
+                parameters.get(name).and_then(|bytes| Value::decode(bytes).ok()).ok_or_else(|| {
+                    let code = ("Neo.ClientError.Statement.ParameterMissing", "42N51");
+                    failure(code, format!("Expected parameter(s): {name}"))
+                })
+            }
+            Self::Map(entries) => {
+                let entry = |(key, value): &(String, Self)| Ok((key.clone(), value.value(parameters)?));
+                entries.iter().map(entry).collect::<Result<_, _>>().map(Value::Map)
+            }
+        }
+    }
 }
 
 /// The code of what cannot be read.
@@ -112,16 +134,7 @@ impl Call {
             );
             return Err(failure(SYNTAX, text));
         }
-        let value = |argument: &Argument| match argument {
-            Argument::Literal(value) => Ok(value.clone()),
-            Argument::Parameter(name) => {
-                parameters.get(name).and_then(|bytes| Value::decode(bytes).ok()).ok_or_else(|| {
-                    let code = ("Neo.ClientError.Statement.ParameterMissing", "42N51");
-                    failure(code, format!("Expected parameter(s): {name}"))
-                })
-            }
-        };
-        self.arguments.iter().map(value).collect()
+        self.arguments.iter().map(|argument| argument.value(parameters)).collect()
     }
 
     fn unknown(&self) -> Failure {
@@ -191,7 +204,7 @@ impl<'t> Words<'t> {
             return Some(arguments);
         }
         loop {
-            arguments.push(self.argument()?);
+            arguments.push(self.argument(0)?);
             if self.take(TokenKind::RightParen) {
                 return Some(arguments);
             }
@@ -201,7 +214,34 @@ impl<'t> Words<'t> {
         }
     }
 
-    fn argument(&mut self) -> Option<Argument> {
+    /// `{key: VALUE, …}`, behind its bracket.
+    fn map(&mut self, depth: usize) -> Option<Argument> {
+        let mut entries = Vec::new();
+        if depth == DEEPEST {
+            return None;
+        }
+        if self.take(TokenKind::RightBrace) {
+            return Some(Argument::Map(entries));
+        }
+        loop {
+            let key = self.name()?;
+            if !self.take(TokenKind::Colon) {
+                return None;
+            }
+            entries.push((key, self.argument(depth + 1)?));
+            if self.take(TokenKind::RightBrace) {
+                return Some(Argument::Map(entries));
+            }
+            if !self.take(TokenKind::Comma) {
+                return None;
+            }
+        }
+    }
+
+    fn argument(&mut self, depth: usize) -> Option<Argument> {
+        if self.take(TokenKind::LeftBrace) {
+            return self.map(depth);
+        }
         let before = self.at;
         let negative = self.take(TokenKind::Minus);
         let source = self.source();
@@ -331,6 +371,15 @@ mod tests {
         let mut expected: Vec<Argument> = literals.into_iter().map(Argument::Literal).collect();
         expected.extend(["p", "a b"].map(|name| Argument::Parameter(name.to_owned())));
         assert_eq!(all.arguments, expected);
+        let map = call("CALL sidebolt.x({a: $p, `b c`: {d: 1}, e: {}})");
+        let key = |name: &str| name.to_owned();
+        let one = Argument::Map(vec![(key("d"), Argument::Literal(Value::Integer(1)))]);
+        let entries = vec![
+            (key("a"), Argument::Parameter(key("p"))),
+            (key("b c"), one),
+            (key("e"), Argument::Map(Vec::new())),
+        ];
+        assert_eq!(map.arguments, [Argument::Map(entries)]);
     }
 
     #[test]
@@ -350,6 +399,9 @@ mod tests {
             ("CALL sidebolt.x(1 + 1)", "`+` at offset 18"),
             ("CALL sidebolt.x([1])", "`[` at offset 16"),
             ("CALL sidebolt.x(-$p)", "`-` at offset 16"),
+            ("CALL sidebolt.x({a 1})", "`1` at offset 19"),
+            ("CALL sidebolt.x({a: 1)", "`)` at offset 21"),
+            ("CALL sidebolt.x({a:{a:{a:{a:{a:{a:{a:{a:{a:1}}}}}}}}})", "`a` at offset 41"),
             ("CALL sidebolt.x() RETURN 1", "`RETURN` at offset 18"),
             ("CALL sidebolt.x() YIELD a WHERE a > 1", "`WHERE` at offset 26"),
             ("CALL sidebolt.x() YIELD a, ", "its end"),

@@ -1,9 +1,13 @@
 //! `CALL sidebolt.…`: procedures that Sidebolt itself answers, over Bolt, to whoever is logged in.  [hot path: `looks_like_call`]
 
+mod cache;
 mod call;
 mod coalesce;
 mod guard;
 mod procedures;
+mod sight;
+mod slow;
+mod state;
 
 use bolt_wire::packstream::Value;
 

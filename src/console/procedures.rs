@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value;
 
-use super::{coalesce, guard};
+use super::{cache, coalesce, guard, sight, slow, state};
 use crate::session::Shared;
+use crate::sight::Last;
 use crate::upstream::Principal;
 
 /// Who asks, and whom.
@@ -15,6 +16,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) shared: &'a Shared,
     /// The user that is logged in.
     pub(crate) principal: &'a Principal,
+    /// The session's last request that is over.
+    pub(crate) last: Option<&'a Last>,
 }
 
 /// A procedure of Sidebolt's.
@@ -48,8 +51,21 @@ pub(super) const fn column(name: &'static str, kind: &'static str, says: &'stati
 }
 
 /// All of them.
-pub(super) const ALL: [Procedure; 5] =
-    [coalesce::TEXTS, coalesce::LANES, guard::LIMITS, guard::BREAKERS, PROCEDURES];
+pub(super) const ALL: &[Procedure] = &[
+    coalesce::TEXTS,
+    coalesce::LANES,
+    cache::TEXTS,
+    cache::INVALIDATE,
+    guard::LIMITS,
+    guard::BREAKERS,
+    sight::QUERIES,
+    sight::RESET,
+    slow::SLOW,
+    slow::LAST,
+    state::POOLS,
+    state::CLIENTS,
+    PROCEDURES,
+];
 
 const PROCEDURES: Procedure = Procedure {
     name: "sidebolt.procedures",
@@ -86,7 +102,7 @@ pub(super) fn find(name: &str) -> Option<&'static Procedure> {
 /// The table of procedures and their columns in Markdown, as the README has it.
 pub(crate) fn reference_markdown() -> String {
     let mut table = String::from("| procedure | column | type | meaning |\n|---|---|---|---|\n");
-    for procedure in &ALL {
+    for procedure in ALL {
         let _ = writeln!(table, "| `{}` | | | {} |", procedure.signature(), procedure.says);
         for Column { name, kind, says } in procedure.columns {
             let _ = writeln!(table, "| | `{name}` | {kind} | {says} |");

@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// How often an index that is being built is looked at.
 const WATCH: Pace = Pace { first: Duration::from_millis(500), most: Duration::from_secs(10) };
 /// How soon a server that cannot be reached is tried again.
-const REACH: Pace = Pace { first: Duration::from_secs(1), most: Duration::from_secs(60) };
+const REACH: Pace = Pace { first: Duration::from_secs(1), most: Duration::from_secs(15) };
 /// How soon what Neo4j refused is tried again: somebody has to change something first.
 const RETRY: Pace = Pace { first: Duration::from_secs(10), most: Duration::from_secs(600) };
 
@@ -322,7 +322,8 @@ fn principal(shared: &Shared, config: &Config) -> Option<Arc<Principal>> {
     }
 }
 
-async fn need(shared: &Shared, principal: &Arc<Principal>, database: Option<&Arc<str>>) -> Need {
+/// What a statement of Sidebolt's own needs, in somebody's name.
+pub(crate) async fn need(shared: &Shared, principal: &Arc<Principal>, database: Option<&Arc<str>>) -> Need {
     let offered = shared.upstream.offered().await;
     let version = offered.iter().max().copied().unwrap_or(bolt_wire::Version::V5_8);
     let bound = version.features().auth_in_hello.then_some(principal.id);

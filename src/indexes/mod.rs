@@ -4,6 +4,6 @@ mod keeper;
 mod known;
 mod statement;
 
-pub(crate) use keeper::keep;
+pub(crate) use keeper::{keep, need};
 pub(crate) use known::Known;
 pub(crate) use statement::advice;

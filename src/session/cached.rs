@@ -13,6 +13,7 @@ use super::requests::Message;
 use super::{Session, Step};
 use crate::cache::{Answer, Entry, Filling, Leading, Question, Reading, Suspect};
 use crate::config::{self, Consistency};
+use crate::sight::Answered;
 
 /// How long a reading is waited for before the read goes to Neo4j.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -247,6 +248,7 @@ impl Session {
             self.telemetry = None;
         }
         question.statement.cached.hits.fetch_add(1, Ordering::Relaxed);
+        self.watch_answered(Answered::Cache, false, answer.count, records.len() as u64);
         self.inbuf.advance(message.extent.wire);
         self.machine.answered_here(Tag::RUN, Outcome::DONE);
         let number = self.held.as_mut().map(|held| held.served(bookmark));

@@ -10,6 +10,7 @@ use super::Session;
 use super::errand::deferrable;
 use super::requests::Message;
 use crate::coalesce::Deferred;
+use crate::sight::Answered;
 
 /// Answers that may be due upstream before more writes wait for them.
 const MOST_DUE: usize = 16;
@@ -53,6 +54,8 @@ impl Session {
                     if deferred.push(write) {
                         self.send_deferred(deferred);
                     }
+                    self.watch(message.extent);
+                    self.watch_answered(Answered::Deferred, false, 0, 0);
                     self.inbuf.advance(wire);
                     self.answer_deferred(deferred.answered);
                     return Deferring::Answered;

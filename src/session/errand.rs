@@ -113,6 +113,7 @@ impl Session {
         self.inbuf.advance(wire);
         self.telemetry = None;
         self.own_answers().put_slice(&answer);
+        self.watch_batched(failed, &answer);
         let metrics = &self.shared.metrics;
         metrics.exchange_seconds.observe(asked.elapsed().as_secs_f64());
         metrics.finished(Tag::RUN, failed, false);

@@ -152,6 +152,9 @@ impl Session {
 
     /// A message of a held transaction; true if it was dealt with.
     pub(super) async fn take_held(&mut self, message: Message) -> Step<bool> {
+        if message.tag == Tag::RUN {
+            self.watch(message.extent);
+        }
         let Some(mut held) = self.held.take() else { return Ok(false) };
         match message.tag {
             Tag::RESET => {
@@ -243,6 +246,7 @@ impl Session {
                     self.machine.answered_here(tag, Ended::DONE);
                 }
                 self.own_answers().put_slice(&answer);
+                self.watch_batched(false, &answer);
                 self.inbuf.advance(wire);
                 held.written = Some(Written { statement, wire: bytes, comparable, ballot: Some(ballot) });
                 Ok(Joined::Done)

@@ -178,7 +178,10 @@ impl Session {
                 return Err(too_many());
             }
             let parameters = MapView::parse(run.parameters).unwrap_or(MapView::EMPTY);
-            call.answer(&Asking { shared: &self.shared, principal: &principal }, &parameters)
+            call.answer(
+                &Asking { shared: &self.shared, principal: &principal, last: self.watch.last.as_ref() },
+                &parameters,
+            )
         });
         let table = match table {
             Ok(table) => table,

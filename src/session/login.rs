@@ -53,6 +53,7 @@ pub(super) async fn log_in(
         condemned: false,
         filling: None,
         writing: None,
+        watch: super::watched::Watch::default(),
         reads: super::managed::Reads::default(),
         exchange: Exchange {
             tag: Tag::HELLO,
@@ -241,6 +242,7 @@ impl Session {
         if let Some(principal) = &principal {
             self.count_login(if believed { "believed" } else { "proved" });
             self.principal = Some(Arc::clone(principal));
+            self.registration.set_who(Some(principal));
         }
         self.put_greeting();
         self.machine.greeted();
@@ -371,6 +373,7 @@ pub(super) async fn log_on(session: &mut Session, wire: &[u8], extent: Extent) -
     edit.apply(&meta, &mut answer);
     session.put_success(&answer);
     session.count_login(outcome);
+    session.registration.set_who(Some(&principal));
     session.principal = Some(principal);
     session.lane = None;
     session.machine.logged_on();

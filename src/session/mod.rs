@@ -17,6 +17,7 @@ mod relay;
 mod requests;
 mod route;
 mod upload;
+mod watched;
 mod writing;
 
 use std::future::poll_fn;
@@ -35,7 +36,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep};
 
-pub(crate) use registry::{Pin, Registration, Registry};
+pub(crate) use registry::{Handle, Pin, Registration, Registry};
 
 use crate::buffers::{Buffers, Inbox};
 use crate::cache::{Cache, Filling};
@@ -44,6 +45,7 @@ use crate::config::Config;
 use crate::guard::Guard;
 use crate::indexes::Known;
 use crate::metrics::Metrics;
+use crate::sight::Sight;
 use crate::transport::Transport;
 use crate::upstream::{Access, Fault, Identities, Key, Lease, Principal, Upstream};
 
@@ -59,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) coalescer: Coalescer,
     pub(crate) cache: Arc<Cache>,
     pub(crate) guard: Guard,
+    pub(crate) sight: Sight,
 }
 
 /// A client that has sent the Bolt magic.
@@ -142,6 +145,8 @@ pub(crate) struct Session {
     filling: Option<Box<Filling>>,
     /// What the running exchange may change, and its commit.
     writing: Option<Box<writing::Writing>>,
+    /// What is seen of the running exchange's requests.
+    watch: watched::Watch,
     /// How this client's managed reads go.
     reads: managed::Reads,
     /// For metadata that is looked at.
@@ -374,6 +379,7 @@ impl Session {
     async fn finish(&mut self, end: End) {
         tracing::debug!(session = self.registration.id, peer = %self.registration.peer, ?end, "A session ended.");
         self.machine.close();
+        self.watch_over();
         // Neo4j is to be free of what was open before the client has taken its last answer.
         drop((self.lease.take(), self.greeted.take()));
         // A client that took a part of an answer must not get it again from its beginning.

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::Session;
 use super::errand::bookmarks;
 use super::hints::CacheHint;
-use crate::cache::{Ledger, Policy, Question, Source};
+use crate::cache::{Ledger, Question, Source};
+use crate::matching::Asked;
 use crate::statement::Statement;
 use crate::upstream::{Access, Need, Principal};
 
@@ -54,7 +55,14 @@ impl Session {
         let source = self.source_of(principal, extra.string("db"))?;
         let reached = newest_own(&extra, source.ledger().as_deref())?;
         let key = self.answer_key(&statement, &extra, run.parameters, begin.is_some())?;
-        let mut policy = Policy::of(&config.cache);
+        let asking = Asked {
+            statement: Some(&statement),
+            reads: extra.string("mode") == Some("r"),
+            principal: &principal.name,
+            application: "",
+            database: extra.string("db"),
+        };
+        let mut policy = self.shared.cache.policy(&config, &asking)?;
         if let Some(CacheHint::Fresh(consistency)) = self.hints.cache {
             policy.consistency = consistency;
         }

@@ -8,6 +8,8 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
+use crate::upstream::Principal;
+
 /// Why a session holds an upstream connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
@@ -43,6 +45,12 @@ pub(crate) struct Handle {
     pub(crate) id: u64,
     /// The client's address.
     pub(crate) peer: SocketAddr,
+    /// Since when, in milliseconds since 1970.
+    pub(crate) since: u64,
+    /// Who is logged in.
+    who: Mutex<Option<Arc<Principal>>>,
+    /// The fingerprint of what it asked last; 0 = nothing yet.
+    asked: AtomicU64,
     pin: AtomicU8,
     ending: AtomicBool,
     waker: Mutex<Option<Waker>>,
@@ -67,6 +75,9 @@ impl Registry {
         let handle = Arc::new(Handle {
             id,
             peer,
+            since: crate::sight::now(),
+            who: Mutex::default(),
+            asked: AtomicU64::new(0),
             pin: AtomicU8::new(Pin::None as u8),
             ending: AtomicBool::new(false),
             waker: Mutex::default(),
@@ -79,6 +90,11 @@ impl Registry {
     /// Sessions there are.
     pub(crate) fn len(&self) -> usize {
         self.sessions.lock().len()
+    }
+
+    /// Every session there is.
+    pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
+        self.sessions.lock().values().cloned().collect()
     }
 
     /// Sessions by the reason why they hold a connection, in the order of `Pin::HELD`.
@@ -128,6 +144,32 @@ impl Handle {
         drop(waker);
         // It may have been asked between the look and the registration.
         if self.is_ending() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Who is logged in.
+    pub(crate) fn who(&self) -> Option<Arc<Principal>> {
+        self.who.lock().clone()
+    }
+
+    /// Somebody is logged in, or nobody any longer.
+    pub(crate) fn set_who(&self, who: Option<&Arc<Principal>>) {
+        *self.who.lock() = who.cloned();
+    }
+
+    /// The fingerprint of what it asked last.
+    pub(crate) fn asked(&self) -> Option<u64> {
+        Some(self.asked.load(Ordering::Relaxed)).filter(|fingerprint| *fingerprint != 0)
+    }
+
+    /// It asks this.
+    pub(crate) fn set_asked(&self, fingerprint: u64) {
+        self.asked.store(fingerprint, Ordering::Relaxed);
+    }
+
+    /// Why the session holds a connection.
+    pub(crate) fn pin(&self) -> Pin {
+        let pin = self.pin.load(Ordering::Relaxed);
+        Pin::HELD.into_iter().find(|held| *held as u8 == pin).unwrap_or(Pin::None)
     }
 
     /// Says why the session holds a connection from now on.

@@ -154,6 +154,7 @@ impl Session {
         self.end_filling(!exchange.failed && !exchange.interrupted);
         self.writing = None;
         self.end_errand(exchange.failed || exchange.interrupted);
+        self.watch_over();
         let metrics = &self.shared.metrics;
         let now = Instant::now();
         metrics.exchange_seconds.observe((now - exchange.asked).as_secs_f64());
@@ -171,6 +172,7 @@ impl Session {
             let found = connection.scan(delivery.verbatim);
             delivery.verbatim += found.pass;
             self.shared.metrics.records.inc_by(found.records);
+            self.watch.passed(found.records, found.pass);
             if let Some(errand) = &mut self.errand {
                 errand.records += found.records;
             }
@@ -208,6 +210,10 @@ impl Session {
         let Ok(summary) = Summary::parse(payload) else { return Err(self.lose_upstream()) };
         let outcome = summary.outcome;
         let Some(expected) = connection.machine.received(outcome) else { return Err(self.lose_upstream()) };
+        if !expected.own {
+            let place = (&*self.shared, &self.principal, &self.registration);
+            self.watch.answered(place, expected.tag, &summary);
+        }
         if !expected.own
             && let Some(errand) = &mut self.errand
             && !errand.note(expected.tag, &summary, payload)

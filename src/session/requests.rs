@@ -100,6 +100,7 @@ impl Session {
             Verdict::Logoff => {
                 self.machine.logged_off();
                 self.principal = None;
+                self.registration.set_who(None);
                 self.lane = None;
                 self.put_success(&[0xA0]);
             }
@@ -122,6 +123,7 @@ impl Session {
     fn pass_on(&mut self, message: Message) {
         match message.tag {
             Tag::RUN => {
+                self.watch(message.extent);
                 self.note_ask(message.extent, false);
                 self.fill_in_transaction(message);
             }
@@ -137,6 +139,7 @@ impl Session {
             errand.asked(message.tag, || statement_of(statements, wire, message.extent));
         }
         self.owe(message.tag);
+        self.watch_sent(message);
         if message.tag == Tag::RESET {
             self.exchange.interrupted = true;
         }
@@ -163,6 +166,7 @@ impl Session {
         if message.tag == Tag::RUN && self.call_at_rest(message) {
             return Ok(true);
         }
+        self.watch_start(message);
         let mut errand = None;
         let message = match message.tag {
             Tag::RUN | Tag::BEGIN => match self.let_pass(message) {
@@ -243,6 +247,7 @@ impl Session {
             connection.queue(message.tag, wire);
         }
         self.machine.forwarded(message.tag);
+        self.watch_sent(message);
         self.inbuf.advance(message.extent.wire);
         self.note_pin();
         Ok(true)
@@ -259,6 +264,7 @@ impl Session {
     pub(super) fn begin_exchange(&mut self, tag: Tag) {
         let now = Instant::now();
         let watched = self.shared.cache.is_active();
+        self.watch.begin();
         self.exchange = Exchange {
             tag,
             asked: now,
@@ -401,6 +407,7 @@ impl Session {
     pub(super) fn put_refusal(&mut self, refusal: &Refusal) {
         self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
         tracing::debug!(session = self.registration.id, %refusal, "A request was refused.");
+        self.watch_refused(refusal.label());
         let version = self.version();
         refusal.to_failure().write(version, self.own_answers());
     }

@@ -24,6 +24,7 @@ impl Session {
         match self.machine.judge(tag) {
             Verdict::Wait => return Ok(false),
             Verdict::Start => {
+                self.watch_start(Message { tag, extent: Extent::default() });
                 if !self.let_large_pass(tag) {
                     return self.swallow().await.map(|()| true);
                 }
@@ -93,6 +94,7 @@ impl Session {
                 // Nothing was read from Neo4j meanwhile.
                 self.last_heard = Instant::now();
                 self.machine.forwarded(tag);
+                self.watch.streamed(tag);
                 self.note_pin();
                 Ok(())
             }

@@ -24,13 +24,11 @@ pub(crate) fn hash(normalised: &str) -> u64 {
 }
 
 /// A fingerprint as people see it.
-#[allow(dead_code, reason = "only tests look at them yet")]
 pub(crate) fn shown(fingerprint: u64) -> String {
     format!("{fingerprint:016x}")
 }
 
 /// The normalised text of a whole text, however long it is.
-#[allow(dead_code, reason = "only tests look at them yet")]
 pub(crate) fn normalised(text: &str) -> String {
     if text.len() <= super::LONGEST { of_tokens(&Tokens::of(text)) } else { of_long(text) }
 }

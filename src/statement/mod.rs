@@ -45,7 +45,6 @@ pub(crate) struct Statement {
     /// The text, byte for byte.
     pub(crate) text: Box<str>,
     /// What it has in common with texts that differ in their values only.
-    #[allow(dead_code, reason = "only tests look at it yet")]
     pub(crate) fingerprint: u64,
     /// Names of the parameters that it reads. A request that lacks one is Neo4j's to refuse.
     pub(crate) parameters: Box<[Box<str>]>,
@@ -77,6 +76,8 @@ pub(crate) struct Cached {
     pub(crate) hits: AtomicU64,
     /// How often it could have been, and was not.
     pub(crate) misses: AtomicU64,
+    /// How often its answers were forgotten by hand.
+    pub(crate) epoch: AtomicU64,
     /// What became of the last answer of Neo4j's.
     last: Mutex<Option<&'static str>>,
 }
@@ -128,6 +129,11 @@ impl Statement {
             Err(_) if !self.moments.is_empty() && have_no_map(parameters, &self.moments) => Ok(()),
             cacheable => cacheable,
         }
+    }
+
+    /// True if an answer of it may be kept, with some parameters at least.
+    pub(crate) fn may_keep(&self) -> bool {
+        self.cacheable.is_ok() || !self.moments.is_empty()
     }
 
     /// Looks into a text.

@@ -40,6 +40,13 @@ impl Statements {
     }
 }
 
+impl Statements {
+    /// Those that are kept now.
+    pub(crate) fn all(&self) -> Vec<Arc<Statement>> {
+        self.kept.iter().map(|(_, statement)| statement).collect()
+    }
+}
+
 impl Default for Statements {
     fn default() -> Self {
         Self::new()

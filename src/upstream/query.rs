@@ -67,6 +67,29 @@ impl Upstream {
         config: &Config,
         buffers: &Buffers,
     ) -> Result<Vec<Vec<Value>>, QueryError> {
+        self.answer(need, text, config, buffers).await.map(|(rows, _)| rows)
+    }
+
+    /// The plan of a statement, which is not run.
+    pub(crate) async fn explain(
+        &self,
+        need: &Need,
+        text: &str,
+        config: &Config,
+        buffers: &Buffers,
+    ) -> Result<Option<Value>, QueryError> {
+        let (_, summary) = self.answer(need, &format!("EXPLAIN {text}"), config, buffers).await?;
+        Ok(summary.and_then(|summary| summary.get("plan").cloned()))
+    }
+
+    /// The rows of a statement and the metadata behind them.
+    async fn answer(
+        &self,
+        need: &Need,
+        text: &str,
+        config: &Config,
+        buffers: &Buffers,
+    ) -> Result<(Vec<Vec<Value>>, Option<Value>), QueryError> {
         let mut lease = self.lease(need).await?;
         let connection = lease.connection_mut();
         let database = need.access.database.as_deref().map(|database| ("db", database.into()));
@@ -91,7 +114,7 @@ impl Upstream {
         }
         match answer.failure {
             Some(failure) => Err(failure),
-            None => Ok(answer.rows),
+            None => Ok((answer.rows, answer.last.and_then(|payload| Value::decode(payload.get(2..)?).ok()))),
         }
     }
 }
@@ -104,6 +127,8 @@ struct Answer<'a> {
     rows: Vec<Vec<Value>>,
     bytes: usize,
     failure: Option<QueryError>,
+    /// The last SUCCESS.
+    last: Option<Vec<u8>>,
 }
 
 impl<'a> Answer<'a> {
@@ -111,7 +136,7 @@ impl<'a> Answer<'a> {
         let configured = Some(config.upstream.read_timeout).filter(|limit| !limit.is_zero());
         let silence = configured.or(connection.recv_timeout).unwrap_or(SILENCE);
         let messages = MessageScanner::default();
-        Self { connection, silence, messages, rows: Vec::new(), bytes: 0, failure: None }
+        Self { connection, silence, messages, rows: Vec::new(), bytes: 0, failure: None, last: None }
     }
 
     /// Reads what is due; true if there are more rows to ask for. An error means that the connection is lost.
@@ -167,6 +192,9 @@ impl<'a> Answer<'a> {
         let summary = Summary::parse(payload).map_err(bad)?;
         if self.connection.machine.received(summary.outcome).is_none() {
             return Err("an answer that was not asked for".to_owned());
+        }
+        if matches!(summary.outcome, Outcome::Success { has_more: false }) {
+            self.last = Some(payload.to_vec());
         }
         if summary.outcome == Outcome::Failure && self.failure.is_none() {
             self.failure = Some(QueryError::refused(payload));

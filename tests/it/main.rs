@@ -24,4 +24,5 @@ mod pool;
 mod process;
 mod review;
 mod session;
+mod sight;
 mod transparency;

@@ -33,6 +33,8 @@ impl Sidebolt {
         config.upstream.uri = format!("bolt://{upstream}");
         // Only a failing test waits this long.
         config.pool.connection_acquisition_timeout = PATIENCE;
+        // A scripted peer has no plans.
+        config.sight.explain = false;
         change(&mut config);
         let config = Arc::new(ArcSwap::from_pointee(config));
         let app = App::start(Arc::clone(&config)).await.expect("Sidebolt starts");
@@ -79,6 +81,11 @@ impl Sidebolt {
             sum("sidebolt_pool_connections", "\"idle\""),
             sum("sidebolt_pool_waiting", ""),
         )
+    }
+
+    /// Where its admin port is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Status and body of a page of the admin port.

@@ -1,0 +1,62 @@
+//! `sight`: what is seen of the queries.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::units::DurationText;
+
+/// How much of the parameters of a slow query is shown.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Parameters {
+    /// Nothing.
+    Redact,
+    /// Their names.
+    Names,
+    /// Their values too, and those that stand in the text.
+    Full,
+}
+
+/// `sight`: what was asked, how often, how long it took.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sight {
+    /// Count every query by its fingerprint, user and database.
+    pub enabled: bool,
+    /// Queries in the table; beyond that those that are worth least are forgotten.
+    #[schemars(extend("x-min" = "1", "x-max" = "10000"))]
+    pub max_queries: usize,
+    /// Names of the users who may see what others do in `CALL sidebolt.…`, with commas between; everybody sees their own.
+    pub observers: Option<String>,
+    /// A request that takes longer is logged (target `slow`) and kept; 0s = none.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "0s", "x-max" = "24h"))]
+    pub slow_threshold: Duration,
+    /// Slow requests that are kept for `CALL sidebolt.slow()`.
+    #[schemars(extend("x-min" = "0", "x-max" = "100000"))]
+    pub slow_kept: usize,
+    /// Lines about slow requests in the log, each second; the next line says how many were left out.
+    #[schemars(extend("x-min" = "0", "x-max" = "10000"))]
+    pub slow_lines_per_second: u32,
+    /// What is shown of the parameters of slow requests: `redact`, `names` or `full`, which shows the values in texts too.
+    pub slow_parameters: Parameters,
+    /// Ask Neo4j for the plan of a slow query (EXPLAIN, which runs nothing), once in ten minutes, to say what could be done about it.
+    pub explain: bool,
+}
+
+impl Default for Sight {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_queries: 1000,
+            observers: None,
+            slow_threshold: Duration::from_secs(1),
+            slow_kept: 1000,
+            slow_lines_per_second: 10,
+            slow_parameters: Parameters::Redact,
+            explain: true,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What was asked and how it went: top queries, slow ones and why they are.
+
+mod advice;
+mod explain;
+mod histogram;
+mod metrics;
+mod moment;
+mod queries;
+mod slow;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use advice::Plan;
+pub(crate) use explain::keep_explaining;
+pub(crate) use metrics::SightMetrics;
+pub(crate) use moment::moment;
+pub(crate) use queries::{Answered, Outcome, Row, now};
+pub(crate) use slow::{PlanKey, Slow, in_words};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use self::queries::Queries;
+use self::slow::{SlowLog, Wanted};
+use crate::config::{self, Config};
+use crate::metrics::Metrics;
+use crate::statement::Statement;
+use crate::upstream::Principal;
+
+/// A request that is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Finished<'a> {
+    pub(crate) statement: &'a Arc<Statement>,
+    pub(crate) principal: &'a Arc<Principal>,
+    /// As its client named it; none = the home database.
+    pub(crate) database: Option<&'a Arc<str>>,
+    pub(crate) answered: Answered,
+    pub(crate) outcome: Outcome,
+    /// The code of a failure or refusal.
+    pub(crate) code: Option<&'a str>,
+    /// While its client waited for an answer, all together.
+    pub(crate) took: Duration,
+    /// Before it went to Neo4j.
+    pub(crate) waited: Duration,
+    pub(crate) rows: u64,
+    /// Bytes of the answer.
+    pub(crate) bytes: u64,
+    /// From when it went to Neo4j to RUN's answer.
+    pub(crate) first: Duration,
+    /// Neo4j's own times, in milliseconds: until the first record, and from there to the last.
+    pub(crate) t_first: Option<i64>,
+    pub(crate) t_last: Option<i64>,
+    /// Its client's address.
+    pub(crate) client: Option<SocketAddr>,
+    /// Its parameters (a PackStream map), if they are to be shown.
+    pub(crate) parameters: Option<&'a [u8]>,
+}
+
+/// A session's last request, once it is over.
+#[derive(Debug)]
+pub(crate) struct Last {
+    pub(crate) statement: Arc<Statement>,
+    pub(crate) database: Option<Arc<str>>,
+    pub(crate) answered: Answered,
+    pub(crate) outcome: Outcome,
+    pub(crate) code: Option<Box<str>>,
+    pub(crate) took: Duration,
+    pub(crate) waited: Duration,
+    pub(crate) first: Duration,
+    pub(crate) rows: u64,
+}
+
+/// Sees every request once, when it is over.
+pub(crate) struct Sight {
+    metrics: Arc<Metrics>,
+    queries: Queries,
+    slow: SlowLog,
+}
+
+impl Sight {
+    /// One that has seen nothing.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, queries: Queries::default(), slow: SlowLog::default() }
+    }
+
+    /// A request is over.
+    pub(crate) fn record(&self, finished: &Finished<'_>, config: &Config) {
+        let row = self.queries.record(finished, config.sight.max_queries);
+        let threshold = config.sight.slow_threshold;
+        if finished.took > threshold && !threshold.is_zero() {
+            self.note_slow(finished, &row, &config.sight);
+        }
+    }
+
+    fn note_slow(&self, finished: &Finished<'_>, row: &Row, config: &config::Sight) {
+        self.metrics.sight.slow.inc();
+        self.slow.record(finished, row, config);
+        // What was refused, or failed, may be slow for reasons of its own.
+        if config.explain && finished.outcome == Outcome::Success && finished.answered == Answered::Neo4j {
+            self.slow.want(Wanted {
+                key: row.key(),
+                statement: Arc::clone(finished.statement),
+                principal: Arc::clone(finished.principal),
+                database: finished.database.cloned(),
+                rows: finished.rows,
+                varied: row.is_varied(),
+            });
+        }
+    }
+
+    /// The slow requests that a user may see, the latest first.
+    pub(crate) fn slow(&self, most: usize, viewer: &Viewer) -> Vec<Arc<Slow>> {
+        self.slow.latest(most, |slow| viewer.sees(&slow.principal))
+    }
+
+    /// What is known of the plan of a query.
+    pub(crate) fn plan(&self, key: &PlanKey) -> Option<Arc<Plan>> {
+        self.slow.plan(key)
+    }
+
+    /// The rows that a user may see, those that took most time first.
+    pub(crate) fn top(&self, most: usize, viewer: &Viewer) -> Vec<Arc<Row>> {
+        self.queries.top(most, |row| viewer.sees(&row.principal))
+    }
+
+    /// Forgets the rows that a user may see; how many there were.
+    pub(crate) fn reset(&self, viewer: &Viewer) -> usize {
+        self.queries.reset(|row| viewer.sees(&row.principal))
+    }
+
+    /// Sets the gauges.
+    pub(crate) fn gauge(&self) {
+        let metrics = &self.metrics.sight;
+        let (rows, gone) = self.queries.size();
+        metrics.queries.set(rows as i64);
+        metrics.bytes.set(self.queries.bytes() as i64);
+        metrics.forgotten.inc_by(gone.saturating_sub(metrics.forgotten.get()));
+        let calls = self.queries.others().calls.load(Ordering::Relaxed);
+        metrics.forgotten_calls.inc_by(calls.saturating_sub(metrics.forgotten_calls.get()));
+    }
+}
+
+/// Who wants to see something.
+pub(crate) struct Viewer {
+    /// Whose own is shown.
+    principal: [u8; 32],
+    /// Others' too.
+    all: bool,
+}
+
+impl Viewer {
+    /// A user that is logged in.
+    pub(crate) fn of(principal: &Principal, config: &Config) -> Self {
+        let names = config
+            .sight
+            .observers
+            .iter()
+            .flat_map(|names| names.split(','))
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        let all = names.into_iter().any(|name| name == principal.name);
+        Self { principal: principal.id, all }
+    }
+
+    /// Whether what this principal has done is shown.
+    pub(crate) fn sees(&self, principal: &[u8; 32]) -> bool {
+        self.all || *principal == self.principal
+    }
+}
