@@ -29,6 +29,7 @@ pub(super) fn check(config: &Config, tree: &Node, faulty: &HashSet<String>) -> (
     checker.pool();
     checker.auth();
     checker.indexes();
+    checker.guard();
     checker.cache_rules();
     checker.log();
     checker.files();
@@ -255,6 +256,12 @@ impl Checker<'_> {
             } else {
                 continue;
             };
+            self.fail(&key, what, hint);
+        }
+    }
+
+    fn guard(&mut self) {
+        for (key, what, hint) in self.config.guard.faults() {
             self.fail(&key, what, hint);
         }
     }
