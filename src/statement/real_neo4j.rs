@@ -111,11 +111,15 @@ pub(super) async fn server(variable: &str, test: &str) -> Option<BoltClient> {
         let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
         return None;
     };
+    Some(client(address.rsplit("://").next().unwrap_or_default()).await)
+}
+
+/// A client of a server, or of a Sidebolt before it.
+pub(super) async fn client(address: &str) -> BoltClient {
     let password = std::env::var("NEO4J_PASSWORD").unwrap_or_else(|_| "password".to_owned());
     let timeout = std::time::Duration::from_secs(120);
     let options = Options { auth: Auth::basic("neo4j", password), timeout, ..Options::default() };
-    let address = address.rsplit("://").next().unwrap_or_default();
-    Some(BoltClient::connect(address, options).await.expect("the server answers"))
+    BoltClient::connect(address, options).await.expect("the server answers")
 }
 
 fn shape(text: &str) -> Box<Shape> {

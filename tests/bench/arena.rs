@@ -63,6 +63,8 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// The proxy's process; for the direct way the upstream's, if it can be seen.
     pub(crate) pid: Option<u32>,
+    /// Its admin port.
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 /// Programs and options for the servers.
@@ -94,14 +96,14 @@ impl Arena {
         let (mut targets, mut servers) = (vec![upstream], Vec::new());
         if let Some(program) = &programs.haproxy {
             let (server, address) = start_haproxy(program, upstream.address, programs)?;
-            targets.push(Target { way: Way::Haproxy, address, pid: Some(server.pid()) });
+            targets.push(Target { way: Way::Haproxy, address, pid: Some(server.pid()), admin: None });
             servers.push(server);
         }
         if let Some(program) = &programs.sidebolt {
             // What is measured is the way to the upstream.
             let off = if schema_has(program, "\"cache\"")? { NO_CACHE } else { "" };
             let (server, [address, _]) = start_sidebolt(program, off, upstream.address, pool_size, programs)?;
-            targets.push(Target { way: Way::Sidebolt, address, pid: Some(server.pid()) });
+            targets.push(Target { way: Way::Sidebolt, address, pid: Some(server.pid()), admin: None });
             servers.push(server);
         }
         Ok(Self { targets, upstream, _servers: servers })
@@ -117,7 +119,7 @@ impl Arena {
             for (way, more) in [(Way::Uncoalesced, off), (Way::Sidebolt, "")] {
                 let (server, [address, its_admin]) =
                     start_sidebolt(program, more, upstream.address, WRITERS_POOL, programs)?;
-                targets.push(Target { way, address, pid: Some(server.pid()) });
+                targets.push(Target { way, address, pid: Some(server.pid()), admin: Some(its_admin) });
                 servers.push(server);
                 admin = Some(its_admin);
             }
@@ -135,9 +137,9 @@ impl Arena {
                 (Way::Strict, "cache:\n  consistency: strict\n"),
                 (Way::Bounded, "cache:\n  consistency: bounded\n"),
             ] {
-                let (server, [address, _]) =
+                let (server, [address, admin]) =
                     start_sidebolt(program, more, upstream.address, WRITERS_POOL, programs)?;
-                targets.push(Target { way, address, pid: Some(server.pid()) });
+                targets.push(Target { way, address, pid: Some(server.pid()), admin: Some(admin) });
                 servers.push(server);
             }
         }
@@ -147,7 +149,7 @@ impl Arena {
     /// A stub with proxies in front of it.
     pub(crate) fn before_stub(threads: usize, pool_size: usize, programs: &Programs) -> Result<Self> {
         let (server, address) = start_stub(threads, programs)?;
-        let stub = Target { way: Way::Direct, address, pid: Some(server.pid()) };
+        let stub = Target { way: Way::Direct, address, pid: Some(server.pid()), admin: None };
         let mut arena = Self::before(stub, pool_size, programs)?;
         arena._servers.push(server);
         Ok(arena)

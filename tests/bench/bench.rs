@@ -158,7 +158,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
     std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let pid = process::listener(address.port())?;
     let settings = Settings {
-        neo4j: Target { way: Way::Direct, address, pid },
+        neo4j: Target { way: Way::Direct, address, pid, admin: None },
         login: args.login.login(),
         programs: Programs {
             haproxy: args.haproxy.clone(),

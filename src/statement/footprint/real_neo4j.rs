@@ -4,6 +4,7 @@
 //! of a write and a read (3,000), `SIDEBOLT_FOOTPRINT_SEED` repeats a run. Each write runs in a transaction that is rolled back,
 //! with the reads behind it, so that the answers before it are asked for only once a graph.
 
+mod cached;
 mod texts;
 mod writes;
 

@@ -9,7 +9,8 @@ mod latency;
 mod stream;
 mod stub;
 
-use std::net::SocketAddr;
+use std::io::{Read, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -392,4 +393,14 @@ pub(crate) fn server_name(address: SocketAddr, login: &Login) -> Result<String> 
     let name = session.server.clone();
     session.close();
     Ok(name)
+}
+
+/// The page of metrics.
+pub(crate) fn page(admin: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(admin)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
 }

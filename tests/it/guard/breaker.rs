@@ -229,8 +229,9 @@ async fn kept_answers_are_served_while_it_is_open() {
         neo4j.admin("CREATE (:ItGuardStale {id: 1, v: 7})").await;
         let proxy = Proxy::start(&neo4j.address).await;
         let sidebolt = Sidebolt::start(proxy.address, |config| {
-            config.upstream.connection_timeout = Duration::from_millis(500);
-            config.upstream.read_timeout = Duration::from_millis(500);
+            // Far above what a busy machine takes to answer.
+            config.upstream.connection_timeout = Duration::from_secs(3);
+            config.upstream.read_timeout = Duration::from_secs(3);
             config.breaker.probe_interval = Duration::from_millis(50);
             config.breaker.failures = 2;
             config.cache.consistency = Consistency::Strict;
@@ -271,6 +272,7 @@ async fn kept_answers_are_served_while_it_is_open() {
                     return answers;
                 }
                 assert!(client.one(reset()).await.is_success());
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
         assert_eq!(kinds(&answers.await), ["SUCCESS", "RECORD", "SUCCESS"]);

@@ -1,8 +1,7 @@
 //! One load on every way to write, in interleaved rounds, and the figures that come of it.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +11,7 @@ use crate::arena::{Arena, Target, Way};
 use crate::bolt::{Request, Session};
 use crate::load::{self, Job, Keys, Pace, Round};
 use crate::report::{Table, maybe, median, micros, number};
-use crate::scenario::{Findings, Settings, watched};
+use crate::scenario::{Findings, Settings, page, watched};
 
 /// A load.
 #[derive(Clone, Copy, Debug)]
@@ -279,14 +278,4 @@ pub(super) fn shares(case: &str, samples: &[Sample]) -> Option<String> {
     });
     let shares: Vec<String> = shares.collect();
     (!shares.is_empty()).then(|| format!("{case}: {}", shares.join(", ").replace('"', "")))
-}
-
-/// The page of metrics.
-fn page(admin: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect(admin)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page)?;
-    Ok(page)
 }

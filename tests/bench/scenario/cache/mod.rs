@@ -1,5 +1,7 @@
 //! Hot reads: direct, through Sidebolt without its cache, and with it, checked at each hit and within a bound.
 
+mod mix;
+
 use anyhow::{Context, Result};
 use bolt_wire::packstream::Value;
 
@@ -33,6 +35,9 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
         }
     }
     findings.tables.push(table);
+    mix::misses(settings, &arena, &mut findings)?;
+    mix::mix(settings, &arena, &mut findings)?;
+    mix::herd(settings, &arena, &mut findings)?;
     Ok(findings)
 }
 
