@@ -1,8 +1,8 @@
 //! The top queries: what was asked, how often, how long it took. One row for each fingerprint, user and database.  [hot path: `record`]
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use foldhash::fast::RandomState;
@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::Finished;
 use super::histogram::Histogram;
 use crate::statement::fingerprint;
+use crate::upstream::Principal;
 
 /// Tables that are locked on their own.
 const SHARDS: usize = 16;
@@ -93,6 +94,10 @@ pub(crate) struct Row {
     pub(crate) example: Option<Box<str>>,
     pub(crate) counts: Counts,
     pub(crate) times: Histogram,
+    /// What Neo4j answered well, without the waiting before.
+    pub(crate) served: Histogram,
+    /// Who it is, as long as they are known.
+    pub(crate) who: Weak<Principal>,
     /// It was seen with other values in its text.
     varied: AtomicBool,
     last_failure: Mutex<Option<Arc<str>>>,
@@ -200,6 +205,8 @@ impl Row {
             example,
             counts: Counts { first: AtomicU64::new(now), ..Counts::default() },
             times: Histogram::default(),
+            served: Histogram::default(),
+            who: Arc::downgrade(finished.principal),
             varied: AtomicBool::new(false),
             last_failure: Mutex::default(),
         }
@@ -239,6 +246,11 @@ impl Row {
         (self.fingerprint, self.principal, self.database.clone())
     }
 
+    /// Whose query it is, across restarts.
+    pub(crate) fn subject(&self) -> super::baseline::Subject {
+        (self.fingerprint, self.user.clone(), self.database.clone())
+    }
+
     /// What it is worth to be kept: used often, and of late.
     fn worth(&self, now: u64) -> f64 {
         let age = now.saturating_sub(self.counts.last.load(Ordering::Relaxed)) as f64;
@@ -247,7 +259,11 @@ impl Row {
 
     fn bytes(&self) -> usize {
         let texts = self.text.len() + self.user.len() + self.example.as_ref().map_or(0, |text| text.len());
-        size_of::<Self>() + texts + self.database.as_ref().map_or(0, |name| name.len()) + self.times.bytes()
+        size_of::<Self>()
+            + texts
+            + self.database.as_ref().map_or(0, |name| name.len())
+            + self.times.bytes()
+            + self.served.bytes()
     }
 }
 
@@ -272,6 +288,9 @@ impl Queries {
         row.look_at(&finished.statement.text);
         row.counts.add(finished, now);
         row.times.record(nanoseconds(finished.took));
+        if finished.answered == Answered::Neo4j && finished.outcome == Outcome::Success {
+            row.served.record(nanoseconds(finished.took.saturating_sub(finished.waited)));
+        }
         row
     }
 
