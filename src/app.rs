@@ -22,13 +22,15 @@ use crate::guard::Guard;
 use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
-use crate::sight::{Sight, keep_explaining};
+use crate::sight::{Sight, keep_explaining, keep_telling, keep_watch};
 use crate::transport::tls::{TlsAcceptor, TlsError};
 use crate::upstream::{Connector, Dialer, Identities, Upstream};
 use crate::{admin, indexes, session};
 
 /// How often pools are swept and the upstream is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Why Sidebolt is not ready before it has looked.
+const STARTING: &str = "starting";
 /// How long the upstream may take to answer before Sidebolt is not ready.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -72,6 +74,11 @@ impl Health {
         self.reason.lock().clone()
     }
 
+    /// What is wrong with the upstream, whether Sidebolt is draining or not; not known before the first look.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.reason.lock().clone().filter(|reason| reason != STARTING)
+    }
+
     /// What the configuration's reloads came to, if it is followed.
     pub(crate) fn reloads(&self) -> Counters {
         self.reloader.get().map(Reloader::counters).unwrap_or_default()
@@ -96,6 +103,8 @@ pub struct App {
     end: CancellationToken,
     sessions: TaskTracker,
     accepting: JoinHandle<()>,
+    /// Writes the baselines at the end.
+    watching: JoinHandle<()>,
 }
 
 impl App {
@@ -113,7 +122,7 @@ impl App {
         let listener = Listener::bind(&current.listen)?;
         let bolt = listener.local_addr().unwrap_or(current.listen.address);
         let health = Arc::new(Health {
-            reason: Mutex::new(Some("starting".to_owned())),
+            reason: Mutex::new(Some(STARTING.to_owned())),
             draining: AtomicBool::new(false),
             reloader: OnceLock::new(),
             listener: listener.stats(),
@@ -145,10 +154,24 @@ impl App {
         tokio::spawn(keep_warm(Arc::clone(&shared), end.clone()));
         tokio::spawn(indexes::keep(Arc::clone(&shared), end.clone()));
         tokio::spawn(keep_explaining(Arc::clone(&shared), end.clone()));
+        tokio::spawn(keep_telling(Arc::clone(&shared), end.clone()));
+        let watching = tokio::spawn(keep_watch(Arc::clone(&shared), Arc::clone(&health), end.clone()));
         let sessions = TaskTracker::new();
         let handler = session_handler(Arc::clone(&shared));
         let accepting = tokio::spawn(listener.run(config, sessions.clone(), stop.clone(), handler));
-        Ok(Self { shared, health, dialer, tls, bolt, admin: admin_address, stop, end, sessions, accepting })
+        Ok(Self {
+            shared,
+            health,
+            dialer,
+            tls,
+            bolt,
+            admin: admin_address,
+            stop,
+            end,
+            sessions,
+            accepting,
+            watching,
+        })
     }
 
     /// The versions that `upstream.uri` offers, in words.
@@ -208,6 +231,7 @@ impl App {
             pool.close_idle().await;
         }
         self.end.cancel();
+        let _ = self.watching.await;
     }
 }
 

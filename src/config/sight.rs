@@ -1,5 +1,6 @@
 //! `sight`: what is seen of the queries.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -44,6 +45,19 @@ pub struct Sight {
     pub slow_parameters: Parameters,
     /// Ask Neo4j for the plan of a slow query (EXPLAIN, which runs nothing), once in ten minutes, to say what could be done about it.
     pub explain: bool,
+    /// Learn what each query usually takes, and say so when it takes longer.
+    pub baselines: bool,
+    /// How often what queries take is compared with what they usually take.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1s", "x-max" = "1m"))]
+    pub compare_every: Duration,
+    /// JSON file that keeps what was learnt across restarts; none = it is learnt anew. Its folder must be writable.
+    #[schemars(extend("x-restart" = true))]
+    pub baseline_file: Option<PathBuf>,
+    /// URL (http or https) that each alert is posted to as JSON.
+    pub webhook: Option<String>,
+    /// URL of an Alertmanager, without `/api/v2/alerts`.
+    pub alertmanager: Option<String>,
 }
 
 impl Default for Sight {
@@ -57,6 +71,11 @@ impl Default for Sight {
             slow_lines_per_second: 10,
             slow_parameters: Parameters::Redact,
             explain: true,
+            baselines: true,
+            compare_every: Duration::from_secs(10),
+            baseline_file: None,
+            webhook: None,
+            alertmanager: None,
         }
     }
 }

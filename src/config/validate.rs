@@ -9,6 +9,7 @@ use super::tree::{Node, Origin};
 use super::units::{parse_duration, parse_size};
 use super::uri::{TlsTrust, UpstreamUri, host_and_port};
 use super::{AuthMode, Config, Index};
+use crate::sight::Target;
 use crate::{logging, matching};
 
 /// One thing that a check found.
@@ -31,6 +32,7 @@ pub(super) fn check(config: &Config, tree: &Node, faulty: &HashSet<String>) -> (
     checker.indexes();
     checker.guard();
     checker.cache_rules();
+    checker.sight();
     checker.log();
     checker.files();
     (checker.findings, warnings(config))
@@ -292,6 +294,20 @@ impl Checker<'_> {
                         "write a duration from 1ms to 24h",
                     );
                 }
+            }
+        }
+    }
+
+    fn sight(&mut self) {
+        let sight = &self.config.sight;
+        let urls = [("sight.webhook", &sight.webhook), ("sight.alertmanager", &sight.alertmanager)];
+        for (key, url) in urls.map(|(key, url)| (key, url.clone())) {
+            if let Some(Err(what)) = url.as_deref().map(Target::parse) {
+                self.fail(
+                    key,
+                    format!("is no address to post to: {what}"),
+                    "write http://host:port/path or https://…",
+                );
             }
         }
     }

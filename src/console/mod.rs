@@ -1,5 +1,6 @@
 //! `CALL sidebolt.…`: procedures that Sidebolt itself answers, over Bolt, to whoever is logged in.  [hot path: `looks_like_call`]
 
+mod baselines;
 mod cache;
 mod call;
 mod coalesce;

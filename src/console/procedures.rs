@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value;
 
-use super::{cache, coalesce, guard, sight, slow, state};
+use super::{baselines, cache, coalesce, guard, sight, slow, state};
 use crate::session::Shared;
 use crate::sight::Last;
 use crate::upstream::Principal;
@@ -62,6 +62,8 @@ pub(super) const ALL: &[Procedure] = &[
     sight::RESET,
     slow::SLOW,
     slow::LAST,
+    baselines::BASELINES,
+    baselines::ALERTS,
     state::POOLS,
     state::CLIENTS,
     PROCEDURES,

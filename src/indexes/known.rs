@@ -134,6 +134,16 @@ impl Known {
         None
     }
 
+    /// Somebody has reason to think that what is known of a database is out of date.
+    pub(crate) fn doubt(&self, database: Option<&str>) {
+        let mut databases = self.databases.lock();
+        if let Some(reading) = databases.get_mut(&database.map(Arc::from))
+            && reading.when.is_some_and(|when| when.elapsed() >= PACE)
+        {
+            reading.listed = None;
+        }
+    }
+
     /// The databases to look at now.
     pub(super) fn wanted(&self) -> Vec<Option<Arc<str>>> {
         let mut databases = self.databases.lock();

@@ -336,9 +336,8 @@ impl Request {
             client: Some(registration.peer),
             parameters: self.parameters.as_deref(),
         };
-        shared.sight.record(&finished, &shared.config.load());
+        let code = shared.sight.record(&finished, &shared.config.load());
         let Finished { took, waited, first, rows, .. } = finished;
-        let code = code.map(Into::into);
         let (statement, database) = (self.statement, self.database);
         Some(Last { statement, database, answered, outcome, code, took, waited, first, rows })
     }

@@ -68,6 +68,8 @@ async fn explain(shared: &Shared, wanted: Wanted) {
 
 /// Reads a plan once it is known which indexes there are: an index that is there, and not used, is not to be made.
 async fn read(shared: &Shared, wanted: &Wanted, plan: &Value) -> Plan {
+    // One that is known may have been dropped since.
+    shared.indexes.doubt(wanted.database.as_deref());
     let until = Instant::now() + INDEXES;
     loop {
         let (read, known) = read_now(shared, wanted, plan);

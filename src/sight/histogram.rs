@@ -94,7 +94,7 @@ fn place(value: u64) -> (usize, usize) {
 }
 
 /// The value in the middle of a step.
-fn middle(at: usize) -> u64 {
+pub(crate) fn middle(at: usize) -> u64 {
     let (octave, step) = (at / STEPS, (at % STEPS) as u64);
     if octave == 0 {
         return step;

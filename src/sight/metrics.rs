@@ -1,6 +1,6 @@
 //! What is counted.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::metrics::Builder;
 
@@ -16,6 +16,12 @@ pub(crate) struct SightMetrics {
     pub(super) slow: IntCounter,
     /// Plans asked for, by outcome.
     pub(super) plans: IntCounterVec,
+    /// Alerts that are active, by level.
+    pub(super) active: IntGaugeVec,
+    /// Alerts that began or ended, by kind and level.
+    pub(super) alerts: IntCounterVec,
+    /// Alerts sent, by channel and outcome.
+    pub(super) posts: IntCounterVec,
     /// Their requests.
     pub(super) forgotten_calls: IntCounter,
 }
@@ -45,6 +51,21 @@ impl SightMetrics {
                 "sidebolt_plans_total",
                 "Plans of slow queries asked for, by outcome (success, failure).",
                 &["outcome"],
+            ),
+            active: b.gauges(
+                "sidebolt_alerts",
+                "Alerts that are active, by level (info, warning, critical, emergency).",
+                &["level"],
+            ),
+            alerts: b.counters(
+                "sidebolt_alert_changes_total",
+                "Alerts that began, changed their level or ended, by kind and level.",
+                &["kind", "level"],
+            ),
+            posts: b.counters(
+                "sidebolt_alert_posts_total",
+                "Alerts sent, by channel (webhook, alertmanager) and outcome (success, failure).",
+                &["channel", "outcome"],
             ),
         }
     }

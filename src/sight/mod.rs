@@ -1,27 +1,39 @@
 //! What was asked and how it went: top queries, slow ones and why they are.
 
 mod advice;
+mod alerts;
+mod baseline;
 mod explain;
 mod histogram;
 mod metrics;
 mod moment;
+mod post;
 mod queries;
 mod slow;
 #[cfg(test)]
 mod tests;
+mod watchman;
 
 pub(crate) use advice::Plan;
+pub(crate) use alerts::{Alert, keep_telling};
+pub(crate) use baseline::{Baseline, Level};
 pub(crate) use explain::keep_explaining;
 pub(crate) use metrics::SightMetrics;
 pub(crate) use moment::moment;
+pub(crate) use post::Target;
 pub(crate) use queries::{Answered, Outcome, Row, now};
 pub(crate) use slow::{PlanKey, Slow, in_words};
+pub(crate) use watchman::keep_watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
+use self::alerts::Alerts;
+use self::baseline::Baselines;
 use self::queries::Queries;
 use self::slow::{SlowLog, Wanted};
 use crate::config::{self, Config};
@@ -65,7 +77,7 @@ pub(crate) struct Last {
     pub(crate) database: Option<Arc<str>>,
     pub(crate) answered: Answered,
     pub(crate) outcome: Outcome,
-    pub(crate) code: Option<Box<str>>,
+    pub(crate) code: Option<Arc<str>>,
     pub(crate) took: Duration,
     pub(crate) waited: Duration,
     pub(crate) first: Duration,
@@ -77,21 +89,30 @@ pub(crate) struct Sight {
     metrics: Arc<Metrics>,
     queries: Queries,
     slow: SlowLog,
+    baselines: Mutex<Baselines>,
+    pub(crate) alerts: Alerts,
 }
 
 impl Sight {
     /// One that has seen nothing.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, queries: Queries::default(), slow: SlowLog::default() }
+        Self {
+            metrics,
+            queries: Queries::default(),
+            slow: SlowLog::default(),
+            baselines: Mutex::default(),
+            alerts: Alerts::default(),
+        }
     }
 
-    /// A request is over.
-    pub(crate) fn record(&self, finished: &Finished<'_>, config: &Config) {
+    /// A request is over. Gives its code to keep.
+    pub(crate) fn record(&self, finished: &Finished<'_>, config: &Config) -> Option<Arc<str>> {
         let row = self.queries.record(finished, config.sight.max_queries);
         let threshold = config.sight.slow_threshold;
         if finished.took > threshold && !threshold.is_zero() {
             self.note_slow(finished, &row, &config.sight);
         }
+        finished.code.map(|code| row.failed(code))
     }
 
     fn note_slow(&self, finished: &Finished<'_>, row: &Row, config: &config::Sight) {
@@ -115,6 +136,23 @@ impl Sight {
         self.slow.latest(most, |slow| viewer.sees(&slow.principal))
     }
 
+    /// The baselines that a user may see, the worst first.
+    pub(crate) fn baselines(&self, most: usize, viewer: &Viewer) -> Vec<Shown> {
+        let baselines = self.baselines.lock();
+        let seen = baselines.observed.iter().filter(|((_, user, _), _)| viewer.sees_user(user));
+        let mut shown: Vec<Shown> = seen
+            .filter_map(|(subject, observed)| {
+                let baseline = observed.baseline.clone()?;
+                Some(Shown { subject: subject.clone(), baseline, now: observed.now, level: observed.level })
+            })
+            .collect();
+        drop(baselines);
+        let factor = |shown: &Shown| shown.now.map_or(0.0, |(_, factor)| factor);
+        shown.sort_by(|a, b| factor(b).total_cmp(&factor(a)).then_with(|| a.subject.cmp(&b.subject)));
+        shown.truncate(most);
+        shown
+    }
+
     /// What is known of the plan of a query.
     pub(crate) fn plan(&self, key: &PlanKey) -> Option<Arc<Plan>> {
         self.slow.plan(key)
@@ -136,16 +174,29 @@ impl Sight {
         let (rows, gone) = self.queries.size();
         metrics.queries.set(rows as i64);
         metrics.bytes.set(self.queries.bytes() as i64);
+        for level in [Level::Info, Level::Warning, Level::Critical, Level::Emergency] {
+            metrics.active.with_label_values(&[level.word()]).set(self.alerts.count(level) as i64);
+        }
         metrics.forgotten.inc_by(gone.saturating_sub(metrics.forgotten.get()));
         let calls = self.queries.others().calls.load(Ordering::Relaxed);
         metrics.forgotten_calls.inc_by(calls.saturating_sub(metrics.forgotten_calls.get()));
     }
 }
 
+/// A baseline as it is shown.
+pub(crate) struct Shown {
+    pub(crate) subject: baseline::Subject,
+    pub(crate) baseline: Baseline,
+    /// The median of late, and how many times the baseline that is.
+    pub(crate) now: Option<(u64, f64)>,
+    pub(crate) level: Option<Level>,
+}
+
 /// Who wants to see something.
 pub(crate) struct Viewer {
     /// Whose own is shown.
     principal: [u8; 32],
+    user: Box<str>,
     /// Others' too.
     all: bool,
 }
@@ -161,7 +212,12 @@ impl Viewer {
             .map(str::trim)
             .filter(|name| !name.is_empty());
         let all = names.into_iter().any(|name| name == principal.name);
-        Self { principal: principal.id, all }
+        Self { principal: principal.id, user: principal.name.as_str().into(), all }
+    }
+
+    /// Whether what a user of this name has done is shown.
+    pub(crate) fn sees_user(&self, user: &str) -> bool {
+        self.all || (*self.user == *user && !user.is_empty())
     }
 
     /// Whether what this principal has done is shown.

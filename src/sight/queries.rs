@@ -1,8 +1,8 @@
 //! The top queries: what was asked, how often, how long it took. One row for each fingerprint, user and database.  [hot path: `record`]
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use foldhash::fast::RandomState;
@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::Finished;
 use super::histogram::Histogram;
 use crate::statement::fingerprint;
+use crate::upstream::Principal;
 
 /// Tables that are locked on their own.
 const SHARDS: usize = 16;
@@ -93,9 +94,13 @@ pub(crate) struct Row {
     pub(crate) example: Option<Box<str>>,
     pub(crate) counts: Counts,
     pub(crate) times: Histogram,
+    /// What Neo4j answered well, without the waiting before.
+    pub(crate) served: Histogram,
+    /// Who it is, as long as they are known.
+    pub(crate) who: Weak<Principal>,
     /// It was seen with other values in its text.
     varied: AtomicBool,
-    last_failure: Mutex<Option<Box<str>>>,
+    last_failure: Mutex<Option<Arc<str>>>,
 }
 
 /// Sums of a row.
@@ -200,6 +205,8 @@ impl Row {
             example,
             counts: Counts { first: AtomicU64::new(now), ..Counts::default() },
             times: Histogram::default(),
+            served: Histogram::default(),
+            who: Arc::downgrade(finished.principal),
             varied: AtomicBool::new(false),
             last_failure: Mutex::default(),
         }
@@ -210,6 +217,19 @@ impl Row {
         self.varied.load(Ordering::Relaxed)
     }
 
+    /// Remembers a failure's code, which is shared with the last one's if it is the same.
+    pub(super) fn failed(&self, code: &str) -> Arc<str> {
+        let mut last = self.last_failure.lock();
+        match &*last {
+            Some(last) if **last == *code => Arc::clone(last),
+            _ => {
+                let code: Arc<str> = code.chars().take(200).collect::<String>().into();
+                *last = Some(Arc::clone(&code));
+                code
+            }
+        }
+    }
+
     fn look_at(&self, text: &str) {
         if !self.is_varied() && self.example.as_deref().is_some_and(|example| *example != *text) {
             self.varied.store(true, Ordering::Relaxed);
@@ -217,13 +237,18 @@ impl Row {
     }
 
     /// The code of the last failure or refusal.
-    pub(crate) fn last_failure(&self) -> Option<Box<str>> {
+    pub(crate) fn last_failure(&self) -> Option<Arc<str>> {
         self.last_failure.lock().clone()
     }
 
     /// The key of its plan.
     pub(crate) fn key(&self) -> super::PlanKey {
         (self.fingerprint, self.principal, self.database.clone())
+    }
+
+    /// Whose query it is, across restarts.
+    pub(crate) fn subject(&self) -> super::baseline::Subject {
+        (self.fingerprint, self.user.clone(), self.database.clone())
     }
 
     /// What it is worth to be kept: used often, and of late.
@@ -234,7 +259,11 @@ impl Row {
 
     fn bytes(&self) -> usize {
         let texts = self.text.len() + self.user.len() + self.example.as_ref().map_or(0, |text| text.len());
-        size_of::<Self>() + texts + self.database.as_ref().map_or(0, |name| name.len()) + self.times.bytes()
+        size_of::<Self>()
+            + texts
+            + self.database.as_ref().map_or(0, |name| name.len())
+            + self.times.bytes()
+            + self.served.bytes()
     }
 }
 
@@ -259,11 +288,8 @@ impl Queries {
         row.look_at(&finished.statement.text);
         row.counts.add(finished, now);
         row.times.record(nanoseconds(finished.took));
-        if let Some(code) = finished.code {
-            let mut last = row.last_failure.lock();
-            if last.as_deref() != Some(code) {
-                *last = Some(code.chars().take(200).collect());
-            }
+        if finished.answered == Answered::Neo4j && finished.outcome == Outcome::Success {
+            row.served.record(nanoseconds(finished.took.saturating_sub(finished.waited)));
         }
         row
     }

@@ -77,6 +77,8 @@ pub(super) struct SlowLog {
 /// What is known of a plan.
 struct Known {
     since: Instant,
+    /// It was asked for, and there is no answer yet.
+    due: bool,
     plan: Option<Arc<Plan>>,
 }
 
@@ -129,9 +131,11 @@ impl SlowLog {
         let room = plans.len() < PLANS;
         match plans.entry(wanted.key.clone()) {
             Entry::Occupied(known) if known.get().since.elapsed() < AGAIN => return,
-            Entry::Occupied(mut known) => known.get_mut().since = Instant::now(),
+            Entry::Occupied(mut known) => {
+                (known.get_mut().since, known.get_mut().due) = (Instant::now(), true);
+            }
             Entry::Vacant(place) if room => {
-                place.insert(Known { since: Instant::now(), plan: None });
+                place.insert(Known { since: Instant::now(), due: true, plan: None });
             }
             Entry::Vacant(_) => return,
         }
@@ -140,6 +144,9 @@ impl SlowLog {
         if waiting.len() < WAITING {
             waiting.push_back(wanted);
             self.asked.notify_one();
+        } else {
+            drop(waiting);
+            self.learn(&wanted.key, None);
         }
     }
 
@@ -151,8 +158,18 @@ impl SlowLog {
     /// Takes a plan over; none: it cannot be had.
     pub(super) fn learn(&self, key: &PlanKey, plan: Option<Plan>) {
         if let Some(known) = self.plans.lock().get_mut(key) {
-            (known.since, known.plan) = (Instant::now(), plan.map(Arc::new));
+            (known.since, known.due, known.plan) = (Instant::now(), false, plan.map(Arc::new));
         }
+    }
+
+    /// A plan is on its way.
+    pub(super) fn is_due(&self, key: &PlanKey) -> bool {
+        self.plans.lock().get(key).is_some_and(|known| known.due)
+    }
+
+    /// A plan is out of date.
+    pub(super) fn forget(&self, key: &PlanKey) {
+        self.plans.lock().remove(key);
     }
 
     /// What is known of the plan of a query.

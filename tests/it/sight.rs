@@ -1,10 +1,13 @@
 //! What is seen of the queries: counted once each, whoever answers them, and shown to whom they belong.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bolt_wire::packstream::Value;
 use bolt_wire::{Tag, Version};
+use parking_lot::Mutex;
 use sidebolt::config::{Config, Parameters};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::message::*;
 use crate::support::neo4j::Neo4j;
@@ -137,7 +140,7 @@ async fn what_ends_early_is_counted_too() {
     client.send(&[run("ok | rows 3, hang"), pull_all()].concat()).await.unwrap();
     within_async(PATIENCE, "the request arrives", || async { peer.count(Tag::PULL) == 1 }).await;
     client.send(&reset()).await.unwrap();
-    while !client.read().await.is_success() {}
+    assert_eq!(kinds(&client.read_answers(3).await).last(), Some(&"SUCCESS"));
     // Too large to be looked into: it is not counted, and what follows is not counted wrongly.
     let large = run_with("ok | rows 4", map([("p", "x".repeat(2_000_000).into())]), none());
     let answers = client.ask_all(&[large, pull_all()]).await;
@@ -406,4 +409,146 @@ async fn real_plans_say_what_could_be_done() {
         neo4j.admin("MATCH (n:SightPlan) DETACH DELETE n").await;
         sidebolt.at_rest().await;
     }
+}
+
+/// A server that takes POSTs and remembers their bodies.
+async fn mailbox() -> (std::net::SocketAddr, Arc<Mutex<Vec<(String, serde_json::Value)>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let letters = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&letters);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut read = Vec::new();
+            let letter = loop {
+                let count = stream.read_buf(&mut read).await.unwrap();
+                let text = String::from_utf8_lossy(&read).into_owned();
+                if let Some((head, body)) = text.split_once("\r\n\r\n")
+                    && let Ok(body) = serde_json::from_str(body)
+                {
+                    break (head.lines().next().unwrap().to_owned(), body);
+                }
+                assert!(count > 0, "half a letter: {text}");
+            };
+            kept.lock().push(letter);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+    });
+    (address, letters)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_index_is_detected_and_explained() {
+    const INDEX: &str = "CREATE INDEX sight_drop IF NOT EXISTS FOR (n:SightDrop) ON (n.id)";
+    for neo4j in Neo4j::all("sight::a_dropped_index_is_detected_and_explained") {
+        let (address, letters) = mailbox().await;
+        let sidebolt = Sidebolt::start(&neo4j.address, |config| {
+            config.cache.enabled = false;
+            config.sight.explain = true;
+            config.sight.compare_every = std::time::Duration::from_secs(1);
+            config.sight.webhook = Some(format!("http://{address}/hook?key=x"));
+            config.sight.alertmanager = Some(format!("http://{address}/am/"));
+        })
+        .await;
+        neo4j.admin("UNWIND range(1, 30000) AS i CREATE (:SightDrop {id: i})").await;
+        neo4j.admin(INDEX).await;
+        neo4j.admin("CALL db.awaitIndexes()").await;
+        let mut client = Client::login(sidebolt.address, V, Neo4j::USER, &neo4j.password).await;
+        let mut asked = 0;
+        let mut ask = async |client: &mut Client, until: &str| {
+            // About a hundred a second, until the table says so.
+            let started = tokio::time::Instant::now();
+            loop {
+                for _ in 0..30 {
+                    asked += 1;
+                    let values = map([("id", Value::Integer(asked % 30_000))]);
+                    client
+                        .query_with(run_with("MATCH (n:SightDrop {id: $id}) RETURN n.id", values, none()))
+                        .await
+                        .unwrap();
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+                let rows = table(client, "CALL sidebolt.baselines()").await;
+                let row = rows.iter().find(|row| row["text"].as_str().unwrap().contains("SightDrop"));
+                let level = row.map(|row| row["level"].as_str().unwrap_or("usual").to_owned());
+                if level.as_deref().is_some_and(|level| until.contains(level)) {
+                    return started.elapsed();
+                }
+                assert!(started.elapsed() < 4 * PATIENCE, "{until}: {rows:?}");
+            }
+        };
+        ask(&mut client, "usual").await;
+        neo4j.admin("DROP INDEX sight_drop").await;
+        let took = ask(&mut client, "warning critical").await;
+        println!("{:?}: found after {took:?}", neo4j.line);
+        // It is explained to whoever looks, and to whom it is sent.
+        let advice = "CREATE INDEX IF NOT EXISTS FOR (n:SightDrop) ON (n.id)";
+        let alerts = table(&mut client, "CALL sidebolt.alerts()").await;
+        assert!(alerts[0]["advice"].as_str().is_some_and(|text| text.contains(advice)), "{alerts:?}");
+        within_async(PATIENCE, "letters", || async { letters.lock().len() >= 2 }).await;
+        let sent = letters.lock().clone();
+        for (line, body) in &sent {
+            assert!(body.to_string().contains(advice), "{line} {body}");
+        }
+        let hook = sent.iter().find(|(line, _)| line == "POST /hook?key=x HTTP/1.1").expect("the webhook");
+        assert_eq!((&hook.1["status"], &hook.1["kind"]), (&"firing".into(), &"slowdown".into()));
+        let manager =
+            sent.iter().find(|(line, _)| line == "POST /am/api/v2/alerts HTTP/1.1").expect("Alertmanager");
+        assert_eq!(manager.1[0]["labels"]["alertname"], "SideboltSlowdown");
+        assert!(sidebolt.metric("sidebolt_alerts", "").await >= 1.0);
+        // With the index back it is over.
+        neo4j.admin(INDEX).await;
+        neo4j.admin("CALL db.awaitIndexes()").await;
+        ask(&mut client, "usual").await;
+        within_async(PATIENCE, "the end is told", || async {
+            letters.lock().iter().any(|(_, body)| body["status"] == "resolved")
+        })
+        .await;
+        neo4j.admin("DROP INDEX sight_drop").await;
+        neo4j.admin("MATCH (n:SightDrop) CALL (n) { DETACH DELETE n } IN TRANSACTIONS OF 10000 ROWS").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_neo4j_is_an_emergency_and_baselines_outlive_sidebolt() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("baselines.json");
+    let (peer, sidebolt) = pair(|config| {
+        config.sight.baseline_file = Some(file.clone());
+        config.sight.compare_every = std::time::Duration::from_secs(1);
+    })
+    .await;
+    let mut client = client(&sidebolt).await;
+    for _ in 0..400 {
+        client.query("ok | rows 1").await.unwrap();
+    }
+    within_async(2 * PATIENCE, "a baseline", || async {
+        let mut client = Client::login(sidebolt.address, V, "user", "password").await;
+        !table(&mut client, "CALL sidebolt.baselines()").await.is_empty()
+    })
+    .await;
+    peer.kill().await;
+    within_async(2 * PATIENCE, "the emergency", || async {
+        sidebolt.metric("sidebolt_alerts", "emergency").await == 1.0
+    })
+    .await;
+    peer.revive().await;
+    within_async(2 * PATIENCE, "its end", || async {
+        sidebolt.metric("sidebolt_alerts", "emergency").await == 0.0
+    })
+    .await;
+    sidebolt.drain().await;
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(kept.contains("ok | rows $?") && !kept.contains("password"), "{kept}");
+    let again = Sidebolt::start(peer.address, |config| config.sight.baseline_file = Some(file.clone())).await;
+    let mut client = Client::login(again.address, V, "user", "password").await;
+    assert_eq!(table(&mut client, "CALL sidebolt.baselines()").await.len(), 1);
+    let mut other = Client::login(again.address, V, "other", "password").await;
+    assert!(table(&mut other, "CALL sidebolt.baselines()").await.is_empty());
+    drop(again);
+    // A file that is none is no reason not to start.
+    std::fs::write(&file, "{").unwrap();
+    let again = Sidebolt::start(peer.address, |config| config.sight.baseline_file = Some(file.clone())).await;
+    let mut client = Client::login(again.address, V, "user", "password").await;
+    assert!(table(&mut client, "CALL sidebolt.baselines()").await.is_empty());
 }

@@ -220,8 +220,9 @@ async fn kept_answers_are_served_while_it_is_open() {
         neo4j.admin("CREATE (:ItGuardStale {id: 1, v: 7})").await;
         let proxy = Proxy::start(&neo4j.address).await;
         let sidebolt = Sidebolt::start(proxy.address, |config| {
-            config.upstream.connection_timeout = Duration::from_millis(500);
-            config.upstream.read_timeout = Duration::from_millis(500);
+            // Far above what a busy machine takes to answer.
+            config.upstream.connection_timeout = Duration::from_secs(3);
+            config.upstream.read_timeout = Duration::from_secs(3);
             config.breaker.probe_interval = Duration::from_millis(50);
             config.breaker.failures = 2;
             config.cache.consistency = Consistency::Strict;
@@ -230,7 +231,8 @@ async fn kept_answers_are_served_while_it_is_open() {
         })
         .await;
         let mut client = Client::login(sidebolt.address, V, Neo4j::USER, &neo4j.password).await;
-        let text = "MATCH (n:ItGuardStale {id: 1}) RETURN n.v AS v";
+        let text =
+            "MATCH (n:ItGuardStale {id: 1}) UNWIND range(1, 200000) AS x RETURN n.v AS v, count(x) AS c";
         within_async(PATIENCE, "the answer is kept", || async {
             let mut client = Client::login(sidebolt.address, V, Neo4j::USER, &neo4j.password).await;
             client.value(text).await;
@@ -262,6 +264,7 @@ async fn kept_answers_are_served_while_it_is_open() {
                     return answers;
                 }
                 assert!(client.one(reset()).await.is_success());
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
         assert_eq!(kinds(&answers.await), ["SUCCESS", "RECORD", "SUCCESS"]);

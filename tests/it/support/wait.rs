@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 /// How long anything may take that is expected to happen. Long: only a failing test waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until `condition` holds; fails the test after `PATIENCE`.
 #[track_caller]

@@ -1,0 +1,276 @@
+//! What is wrong now, and who is told: the log, a webhook, Alertmanager, whoever looks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::baseline::{Change, Level};
+use super::post::Target;
+use super::{PlanKey, Sight, in_words, moment};
+use crate::session::Shared;
+use crate::statement::fingerprint;
+
+/// Alerts that are over and still shown.
+const PAST: usize = 200;
+/// Alerts that may be active at once.
+const ACTIVE: usize = 1000;
+/// News that may wait to be told.
+const NEWS: usize = 200;
+/// How often Alertmanager is told again what is still wrong.
+const AGAIN: Duration = Duration::from_secs(60);
+/// How long a plan is waited for before an alert is told.
+const PLAN: Duration = Duration::from_secs(15);
+/// How often it is looked at meanwhile.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long Alertmanager believes it.
+const BELIEVED: u64 = 240_000;
+
+/// Something that is or was wrong.
+#[derive(Clone, Debug)]
+pub(crate) struct Alert {
+    /// What it is about: `slowdown`, `upstream`, `memory`, ….
+    pub(crate) kind: &'static str,
+    pub(crate) level: Level,
+    pub(crate) message: String,
+    /// Milliseconds since 1970.
+    pub(crate) since: u64,
+    /// When it was over; none = it is not.
+    pub(crate) until: Option<u64>,
+    pub(crate) query: Option<Query>,
+}
+
+/// The query that an alert is about.
+#[derive(Clone, Debug)]
+pub(crate) struct Query {
+    pub(crate) fingerprint: u64,
+    pub(crate) user: Box<str>,
+    pub(crate) database: Option<Box<str>>,
+    pub(crate) text: Box<str>,
+    /// Of the plan that explains it.
+    pub(crate) plan: Option<PlanKey>,
+}
+
+/// All of them.
+pub(crate) struct Alerts {
+    active: Mutex<BTreeMap<String, Alert>>,
+    past: Mutex<VecDeque<Alert>>,
+    news: mpsc::Sender<Alert>,
+    heard: Mutex<Option<mpsc::Receiver<Alert>>>,
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        let (news, heard) = mpsc::channel(NEWS);
+        Self { active: Mutex::default(), past: Mutex::default(), news, heard: Mutex::new(Some(heard)) }
+    }
+}
+
+impl Alerts {
+    /// Takes the state of one thing: its level, if there is something wrong with it.
+    pub(crate) fn set(&self, id: String, now: u64, state: Option<Alert>) {
+        let mut active = self.active.lock();
+        let before = active.get(&id);
+        if before.map(|alert| alert.level) == state.as_ref().map(|alert| alert.level) {
+            return;
+        }
+        let ended = active.remove(&id);
+        let news = match state {
+            Some(mut alert) => {
+                alert.since = ended.map_or(alert.since, |ended| ended.since);
+                if active.len() < ACTIVE {
+                    active.insert(id, alert.clone());
+                }
+                Some(alert)
+            }
+            None => ended.map(|mut alert| {
+                alert.until = Some(now);
+                let mut past = self.past.lock();
+                if past.len() >= PAST {
+                    past.pop_front();
+                }
+                past.push_back(alert.clone());
+                alert
+            }),
+        };
+        drop(active);
+        if let Some(news) = news {
+            // Who cannot keep up misses some; the state is shown all the same.
+            let _ = self.news.try_send(news);
+        }
+    }
+
+    /// What is wrong now, the worst first, and what was, the latest first.
+    pub(crate) fn all(&self) -> (Vec<Alert>, Vec<Alert>) {
+        let mut active: Vec<_> = self.active.lock().values().cloned().collect();
+        active.sort_by(|a, b| b.level.cmp(&a.level).then(a.since.cmp(&b.since)));
+        (active, self.past.lock().iter().rev().cloned().collect())
+    }
+
+    /// How many there are of each level.
+    pub(crate) fn count(&self, level: Level) -> usize {
+        self.active.lock().values().filter(|alert| alert.level == level).count()
+    }
+}
+
+impl Alert {
+    /// A slowdown that has begun; none if it has ended.
+    pub(super) fn of(change: &Change, now: u64) -> Option<Self> {
+        let level = change.level?;
+        let millis = |nanoseconds: u64| nanoseconds as f64 / 1e6;
+        let (fingerprint, user, database) = change.subject.clone();
+        let message = format!(
+            "A query takes {:.1} times as long as usual: {:.2} ms instead of {:.2} ms (medians).",
+            change.factor,
+            millis(change.median),
+            millis(change.baseline.p50)
+        );
+        let plan = change.row.as_ref().map(|row| row.key());
+        let query = Some(Query { fingerprint, user, database, text: change.baseline.text.clone(), plan });
+        Some(Self { kind: "slowdown", level, message, since: now, until: None, query })
+    }
+
+    /// As JSON, with what its query's plan says.
+    pub(crate) fn json(&self, sight: &Sight) -> Value {
+        let mut alert = json!({
+            "kind": self.kind,
+            "level": self.level.word(),
+            "status": if self.until.is_some() { "resolved" } else { "firing" },
+            "message": self.message,
+            "since": moment(self.since),
+            "until": self.until.map(moment),
+        });
+        if let Some(query) = &self.query {
+            alert["query"] = json!({
+                "fingerprint": fingerprint::shown(query.fingerprint),
+                "user": query.user,
+                "database": query.database,
+                "text": query.text,
+                "advice": query.advice(sight),
+            });
+        }
+        alert
+    }
+
+    /// As Alertmanager wants it.
+    fn for_alertmanager(&self, sight: &Sight, now: u64) -> Value {
+        let mut labels = json!({
+            "alertname": format!("Sidebolt{}", capital(self.kind)),
+            "severity": self.level.word(),
+        });
+        let mut annotations = json!({"summary": self.message});
+        if let Some(query) = &self.query {
+            labels["fingerprint"] = fingerprint::shown(query.fingerprint).into();
+            labels["user"] = (&*query.user).into();
+            labels["database"] = query.database.as_deref().unwrap_or("home").into();
+            annotations["query"] = (&*query.text).into();
+            annotations["advice"] = query.advice(sight).unwrap_or_default().into();
+        }
+        json!({
+            "labels": labels,
+            "annotations": annotations,
+            "startsAt": moment(self.since),
+            "endsAt": moment(self.until.unwrap_or(now + BELIEVED)),
+        })
+    }
+
+    fn log(&self, sight: &Sight) {
+        let query = self.query.as_ref();
+        let advice = query.and_then(|query| query.advice(sight));
+        let fingerprint = query.map(|query| fingerprint::shown(query.fingerprint));
+        let text = query.map(|query| &*query.text);
+        let (kind, level, message) = (self.kind, self.level.word(), self.message.as_str());
+        match (self.until, self.level) {
+            (Some(_), _) => {
+                tracing::info!(target: "alert", kind, level, fingerprint, text, message, "An alert is over.")
+            }
+            (None, Level::Info) => {
+                tracing::info!(target: "alert", kind, level, fingerprint, text, advice, message, "An alert.");
+            }
+            (None, Level::Warning) => {
+                tracing::warn!(target: "alert", kind, level, fingerprint, text, advice, message, "An alert.");
+            }
+            (None, _) => {
+                tracing::error!(target: "alert", kind, level, fingerprint, text, advice, message, "An alert.");
+            }
+        }
+    }
+}
+
+impl Query {
+    /// What could be done about it, if its plan is known.
+    pub(crate) fn advice(&self, sight: &Sight) -> Option<String> {
+        in_words(&sight.plan(self.plan.as_ref()?)?.advice)
+    }
+}
+
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// Tells what is new, until the end.
+pub(crate) async fn keep_telling(shared: Arc<Shared>, end: CancellationToken) {
+    let Some(mut heard) = shared.sight.alerts.heard.lock().take() else { return };
+    let work = async {
+        let mut again = tokio::time::interval(AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(alert) = heard.recv() => tell(&shared, &alert).await,
+                _ = again.tick() => {
+                    let (active, _) = shared.sight.alerts.all();
+                    to_alertmanager(&shared, &active).await;
+                }
+            }
+        }
+    };
+    let _ = end.run_until_cancelled(work).await;
+}
+
+async fn tell(shared: &Shared, alert: &Alert) {
+    // Why is as important as that.
+    if let Some(plan) = alert.query.as_ref().and_then(|query| query.plan.as_ref()) {
+        let until = Instant::now() + PLAN;
+        while shared.sight.slow.is_due(plan) && Instant::now() < until {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    alert.log(&shared.sight);
+    shared.metrics.sight.alerts.with_label_values(&[alert.kind, alert.level.word()]).inc();
+    let config = shared.config.load_full();
+    if let Some(url) = &config.sight.webhook {
+        let sent = match Target::parse(url) {
+            Ok(target) => target.post(&alert.json(&shared.sight).to_string()).await,
+            Err(reason) => Err(reason),
+        };
+        count(shared, "webhook", sent);
+    }
+    to_alertmanager(shared, std::slice::from_ref(alert)).await;
+}
+
+async fn to_alertmanager(shared: &Shared, alerts: &[Alert]) {
+    let config = shared.config.load_full();
+    let Some(url) = config.sight.alertmanager.as_ref().filter(|_| !alerts.is_empty()) else { return };
+    let now = super::now();
+    let body: Vec<Value> = alerts.iter().map(|alert| alert.for_alertmanager(&shared.sight, now)).collect();
+    let sent = match Target::parse(url) {
+        Ok(target) => target.with_path("/api/v2/alerts").post(&Value::from(body).to_string()).await,
+        Err(reason) => Err(reason),
+    };
+    count(shared, "alertmanager", sent);
+}
+
+fn count(shared: &Shared, channel: &'static str, sent: Result<(), String>) {
+    let outcome = if sent.is_ok() { "success" } else { "failure" };
+    shared.metrics.sight.posts.with_label_values(&[channel, outcome]).inc();
+    if let Err(reason) = sent {
+        // The address may have a password in it.
+        tracing::warn!(channel, reason, "An alert could not be sent; check sight.{channel}.");
+    }
+}

@@ -1,0 +1,345 @@
+//! What each query usually takes, and whether it takes longer now.
+//!
+//! Time is a number of steps here: whoever calls `step` says how far it has gone.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::histogram::{Histogram, quantiles};
+use super::queries::Row;
+
+/// Samples that a baseline takes at least.
+const SAMPLES: u64 = 100;
+/// How sure it has to be of its median: known to within 5 %, with 95 % certainty.
+const CONFIDENCE: f64 = 0.95;
+/// Samples with which it is sure, whatever they are.
+const PLENTY: u64 = 10_000;
+/// Steps that are looked back at most: six of ten seconds.
+const WINDOWS: usize = 6;
+/// Samples that a judgement takes at least.
+const JUDGED: u64 = 20;
+/// Steps in a row that a new level must hold, and an old one must not.
+const RISES: u32 = 2;
+const FALLS: u32 = 3;
+/// A level begins a bit below its factor, so that a doubling is surely seen, and ends well below.
+const BEGINS: f64 = 0.9;
+const ENDS: f64 = 0.7;
+/// What is not longer by this (nanoseconds) is no matter.
+const MATTERS: u64 = 1_000_000;
+/// The lower part of what was measured must be this much above the baseline too: else it may be chance.
+const SURELY: f64 = 1.3;
+/// How fast a baseline follows what is not remarkable.
+const FOLLOWS: f64 = 0.01;
+
+/// How bad something is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    /// 1.5 times as long.
+    Info,
+    /// Twice as long.
+    Warning,
+    /// Five times as long.
+    Critical,
+    /// Neo4j does not answer.
+    Emergency,
+}
+
+impl Level {
+    /// For logs, tables and labels.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Emergency => "emergency",
+        }
+    }
+
+    /// The levels of a slowdown, the worst first, with their factors.
+    const OF_SLOWDOWNS: [(Self, f64); 3] = [(Self::Critical, 5.0), (Self::Warning, 2.0), (Self::Info, 1.5)];
+
+    fn factor(self) -> f64 {
+        Self::OF_SLOWDOWNS
+            .iter()
+            .find(|(level, _)| *level == self)
+            .map_or(f64::INFINITY, |(_, factor)| *factor)
+    }
+}
+
+/// Whose query: fingerprint, user, database.
+pub(crate) type Subject = (u64, Box<str>, Option<Box<str>>);
+
+/// What a query usually takes, in nanoseconds.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Baseline {
+    pub(crate) text: Box<str>,
+    pub(crate) samples: u64,
+    pub(crate) confidence: f64,
+    pub(crate) p50: u64,
+    pub(crate) p95: u64,
+    pub(crate) p99: u64,
+}
+
+/// A baseline as it is kept across restarts.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Kept {
+    pub(crate) fingerprint: u64,
+    pub(crate) user: Box<str>,
+    pub(crate) database: Option<Box<str>>,
+    pub(crate) baseline: Baseline,
+}
+
+type Steps = Vec<(usize, u64)>;
+
+/// One query under observation.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    pub(crate) baseline: Option<Baseline>,
+    /// What the last look came to: the median, and how many times the baseline that is.
+    pub(crate) now: Option<(u64, f64)>,
+    pub(crate) level: Option<Level>,
+    /// The step with which the level began.
+    pub(crate) since: u64,
+    /// The row that was counted last, and what it had then.
+    row: Option<Arc<Row>>,
+    seen: BTreeMap<usize, u32>,
+    windows: VecDeque<Steps>,
+    learning: BTreeMap<usize, u64>,
+    /// The level that the last looks would have it have, and how many did.
+    pending: (Option<Level>, u32),
+    last: u64,
+}
+
+/// A level has begun or ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) subject: Subject,
+    pub(crate) level: Option<Level>,
+    pub(crate) row: Option<Arc<Row>>,
+    pub(crate) baseline: Baseline,
+    pub(crate) median: u64,
+    pub(crate) factor: f64,
+}
+
+/// What a look at all queries has found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) changes: Vec<Change>,
+    /// Queries that may be about to get a level: their plans are of interest.
+    pub(crate) suspects: Vec<Arc<Row>>,
+}
+
+/// All queries under observation.
+#[derive(Debug, Default)]
+pub(crate) struct Baselines {
+    pub(crate) observed: HashMap<Subject, Observed>,
+}
+
+impl Baselines {
+    /// Looks at what the rows have got since the last step. `most`: how many queries may be observed.
+    pub(crate) fn step(&mut self, step: u64, rows: &[Arc<Row>], most: usize) -> Found {
+        let mut found = Found::default();
+        for row in rows {
+            let subject = row.subject();
+            if self.observed.len() >= most && !self.observed.contains_key(&subject) {
+                self.forget_one();
+            }
+            let observed = self.observed.entry(subject.clone()).or_default();
+            observed.take(row, step);
+        }
+        for (subject, observed) in &mut self.observed {
+            observed.judge(subject, step, &mut found);
+        }
+        found
+    }
+
+    /// Baselines to be kept across restarts.
+    pub(crate) fn kept(&self) -> Vec<Kept> {
+        let kept = |(subject, observed): (&Subject, &Observed)| {
+            let (fingerprint, user, database) = subject.clone();
+            Some(Kept { fingerprint, user, database, baseline: observed.baseline.clone()? })
+        };
+        let mut all: Vec<_> = self.observed.iter().filter_map(kept).collect();
+        all.sort_by(|a, b| (a.fingerprint, &a.user, &a.database).cmp(&(b.fingerprint, &b.user, &b.database)));
+        all
+    }
+
+    /// Takes over what was kept.
+    pub(crate) fn restore(&mut self, kept: Vec<Kept>, most: usize) {
+        for Kept { fingerprint, user, database, baseline } in kept.into_iter().take(most) {
+            let observed = Observed { baseline: Some(baseline), ..Observed::default() };
+            self.observed.insert((fingerprint, user, database), observed);
+        }
+    }
+
+    /// The one that was not seen for longest makes room.
+    fn forget_one(&mut self) {
+        let oldest = self.observed.iter().min_by_key(|(_, observed)| observed.last);
+        if let Some(subject) = oldest.map(|(subject, _)| subject.clone()) {
+            self.observed.remove(&subject);
+        }
+    }
+}
+
+impl Observed {
+    /// Takes what a row has got since it was looked at last.
+    fn take(&mut self, row: &Arc<Row>, step: u64) {
+        if !self.row.as_ref().is_some_and(|known| Arc::ptr_eq(known, row)) {
+            (self.row, self.seen) = (Some(Arc::clone(row)), BTreeMap::new());
+        }
+        let mut window = Steps::new();
+        let histogram: &Histogram = &row.served;
+        histogram.each(|at, count| {
+            let seen = self.seen.insert(at, count).unwrap_or(0);
+            if count != seen {
+                window.push((at, u64::from(count.wrapping_sub(seen))));
+            }
+        });
+        if !window.is_empty() {
+            self.last = step;
+        }
+        if self.windows.len() >= WINDOWS {
+            self.windows.pop_front();
+        }
+        self.windows.push_back(window);
+        if self.baseline.is_none() {
+            self.learn(row);
+        }
+    }
+
+    /// Adds the last window to what is learnt from; enough of it is a baseline.
+    fn learn(&mut self, row: &Row) {
+        for (at, count) in self.windows.back().into_iter().flatten() {
+            *self.learning.entry(*at).or_default() += count;
+        }
+        let samples: u64 = self.learning.values().sum();
+        if samples < SAMPLES {
+            return;
+        }
+        let steps: Steps = self.learning.iter().map(|(at, count)| (*at, *count)).collect();
+        let steps = without_outliers(&steps);
+        let samples: u64 = steps.iter().map(|(_, count)| count).sum();
+        let confidence = if samples >= PLENTY { 1.0 } else { confidence(&steps, samples) };
+        if samples < SAMPLES || confidence < CONFIDENCE {
+            return;
+        }
+        let Some([p50, p95, p99]) = quantiles(&steps, [0.5, 0.95, 0.99]) else { return };
+        let confidence = (confidence * 1000.0).floor() / 1000.0;
+        self.baseline = Some(Baseline { text: row.text.clone(), samples, confidence, p50, p95, p99 });
+        self.learning.clear();
+    }
+
+    /// Compares what has come of late with the baseline.
+    fn judge(&mut self, subject: &Subject, step: u64, found: &mut Found) {
+        let Some(baseline) = &mut self.baseline else { return };
+        let recent = recent(&self.windows);
+        let samples: u64 = recent.iter().map(|(_, count)| count).sum();
+        let wanted = if samples < JUDGED {
+            self.now = None;
+            // A query that is not asked any longer is not slow.
+            if self.last + (WINDOWS as u64) < step { None } else { self.level }
+        } else {
+            let low = 0.5 - 0.98 / (samples as f64).sqrt();
+            let Some([median, low]) = quantiles(&recent, [0.5, low.max(0.05)]) else { return };
+            let factor = median as f64 / baseline.p50.max(1) as f64;
+            self.now = Some((median, factor));
+            let surely =
+                low as f64 >= SURELY * baseline.p50 as f64 && median.saturating_sub(baseline.p50) >= MATTERS;
+            if factor < 1.5 {
+                baseline.follow(&recent, self.windows.back().is_some_and(|window| !window.is_empty()));
+            }
+            wanted(self.level, factor, surely)
+        };
+        if wanted == self.level {
+            self.pending = (None, 0);
+            return;
+        }
+        self.pending.1 = if self.pending.0 == wanted { self.pending.1 + 1 } else { 1 };
+        self.pending.0 = wanted;
+        let rises = wanted > self.level;
+        if rises
+            && self.pending.1 == 1
+            && let Some(row) = &self.row
+        {
+            found.suspects.push(Arc::clone(row));
+        }
+        if self.pending.1 < if rises { RISES } else { FALLS } {
+            return;
+        }
+        (self.level, self.since, self.pending) = (wanted, step, (None, 0));
+        let (median, factor) = self.now.unwrap_or((0, 0.0));
+        found.changes.push(Change {
+            subject: subject.clone(),
+            level: wanted,
+            row: self.row.clone(),
+            baseline: baseline.clone(),
+            median,
+            factor,
+        });
+    }
+}
+
+impl Baseline {
+    /// Moves a little towards what is usual now.
+    fn follow(&mut self, recent: &[(usize, u64)], fresh: bool) {
+        let usual = without_outliers(recent);
+        let Some(now) = quantiles(&usual, [0.5, 0.95, 0.99]).filter(|_| fresh) else { return };
+        for (own, now) in [&mut self.p50, &mut self.p95, &mut self.p99].into_iter().zip(now) {
+            *own = (*own as f64 * (1.0 - FOLLOWS) + now as f64 * FOLLOWS) as u64;
+        }
+    }
+}
+
+/// The level for a factor. One that is there stays until the factor is well below its own.
+fn wanted(level: Option<Level>, factor: f64, surely: bool) -> Option<Level> {
+    let begins = |(_, least): &&(Level, f64)| factor >= least * if *least < 2.0 { 1.0 } else { BEGINS };
+    let new = Level::OF_SLOWDOWNS.iter().find(begins).map(|(level, _)| *level).filter(|_| surely);
+    match level {
+        Some(level) if Some(level) > new && factor >= level.factor() * ENDS => Some(level),
+        _ => new,
+    }
+}
+
+/// The latest windows that have enough samples together, or all of them.
+fn recent(windows: &VecDeque<Steps>) -> Steps {
+    let mut sum: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut samples = 0;
+    for window in windows.iter().rev() {
+        for (at, count) in window {
+            *sum.entry(*at).or_default() += count;
+            samples += count;
+        }
+        if samples >= JUDGED {
+            break;
+        }
+    }
+    sum.into_iter().collect()
+}
+
+/// Without what lies far outside of the middle half (Tukey's outer fence).
+fn without_outliers(steps: &[(usize, u64)]) -> Steps {
+    let Some([low, high]) = quantiles(steps, [0.25, 0.75]) else { return Steps::new() };
+    let reach = 3 * high.saturating_sub(low).max(high / 20);
+    let inside = |at: usize| {
+        let value = super::histogram::middle(at);
+        value <= high + reach && value + reach >= low
+    };
+    steps.iter().filter(|(at, _)| inside(*at)).copied().collect()
+}
+
+/// How sure the median is: 1 less half the width of its 95 % interval, as a share of it.
+fn confidence(steps: &[(usize, u64)], samples: u64) -> f64 {
+    let reach = 0.98 / (samples as f64).sqrt();
+    match quantiles(steps, [0.5 - reach, 0.5, 0.5 + reach]) {
+        Some([low, median, high]) if median > 0 => {
+            (1.0 - (high - low) as f64 / (2 * median) as f64).clamp(0.0, 1.0)
+        }
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! Looks at everything now and then: what takes longer than usual, and whether Neo4j answers.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::alerts::Alert;
+use super::baseline::{Change, Found, Kept, Level};
+use super::queries::Row;
+use super::slow::Wanted;
+use super::{Sight, now};
+use crate::app::Health;
+use crate::config::Config;
+use crate::session::Shared;
+use crate::statement::Statement;
+
+/// How often it looks whether Neo4j answers.
+const TICK: Duration = Duration::from_secs(1);
+/// Ticks from one writing of the baselines to the next.
+const WRITES: u64 = 60;
+/// Ticks in a row for which Neo4j must be silent, and must not.
+const SILENT: u32 = 5;
+/// Bytes that a file of baselines may have.
+const LARGEST: u64 = 64 << 20;
+
+/// Watches until the end.
+pub(crate) async fn keep_watch(shared: Arc<Shared>, health: Arc<Health>, end: CancellationToken) {
+    let mut watchman = Watchman { shared, health, tick: 0, step: 0, silent: 0, written: None };
+    watchman.restore().await;
+    let work = async {
+        let mut every = tokio::time::interval(TICK);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            watchman.look().await;
+        }
+    };
+    let _ = end.run_until_cancelled(work).await;
+    watchman.write().await;
+}
+
+struct Watchman {
+    shared: Arc<Shared>,
+    health: Arc<Health>,
+    tick: u64,
+    /// Looks at the queries.
+    step: u64,
+    /// Ticks for which Neo4j has not answered.
+    silent: u32,
+    /// What was written last.
+    written: Option<String>,
+}
+
+impl Watchman {
+    async fn look(&mut self) {
+        self.tick += 1;
+        self.look_at_upstream();
+        let config = self.shared.config.load_full();
+        if self.tick.is_multiple_of(config.sight.compare_every.as_secs().max(1)) {
+            self.step += 1;
+            self.shared.sight.step(self.step, &config);
+        }
+        if self.tick.is_multiple_of(WRITES) {
+            self.write().await;
+        }
+    }
+
+    /// Neo4j that does not answer is an emergency.
+    fn look_at_upstream(&mut self) {
+        let reason = self.health.trouble();
+        self.silent = match &reason {
+            Some(_) => (self.silent + 1).min(2 * SILENT),
+            None => self.silent.saturating_sub(1),
+        };
+        let alerts = &self.shared.sight.alerts;
+        if self.silent == 0 {
+            alerts.set("upstream".to_owned(), now(), None);
+        } else if let Some(reason) = reason.filter(|_| self.silent >= SILENT) {
+            let (kind, level) = ("upstream", Level::Emergency);
+            let alert = Alert { kind, level, message: reason, since: now(), until: None, query: None };
+            alerts.set("upstream".to_owned(), now(), Some(alert));
+        }
+    }
+
+    async fn restore(&self) {
+        let config = self.shared.config.load_full();
+        let Some(path) = config.sight.baseline_file.clone() else { return };
+        let read = tokio::task::spawn_blocking(move || read(&path)).await;
+        match read {
+            Ok(Ok(kept)) => self.shared.sight.baselines.lock().restore(kept, config.sight.max_queries),
+            Ok(Err(error)) => {
+                tracing::warn!(error, "sight.baseline_file cannot be used; baselines are learnt anew.");
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn write(&mut self) {
+        let config = self.shared.config.load_full();
+        let Some(path) = config.sight.baseline_file.clone() else { return };
+        let kept = self.shared.sight.baselines.lock().kept();
+        let Ok(text) = serde_json::to_string(&kept) else { return };
+        if self.written.as_deref() == Some(&text) {
+            return;
+        }
+        let (content, place) = (text.clone(), path.clone());
+        let done = tokio::task::spawn_blocking(move || replace(&place, &content)).await;
+        match done {
+            Ok(Ok(())) => self.written = Some(text),
+            Ok(Err(error)) => tracing::warn!(
+                %error,
+                path = %path.display(),
+                "sight.baseline_file cannot be written; give a path that Sidebolt may write to."
+            ),
+            Err(_) => {}
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<Kept>, String> {
+    let size = match std::fs::metadata(path) {
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if size > LARGEST {
+        return Err(format!("it has {size} bytes; at most {LARGEST} are read"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    serde_json::from_str(&text).map_err(|error| format!("{error}; remove it"))
+}
+
+/// Writes a file so that it is whole, the old one or the new one.
+fn replace(path: &Path, content: &str) -> std::io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    std::fs::write(&new, content)?;
+    std::fs::rename(&new, path)
+}
+
+impl Sight {
+    /// Looks at all queries; `step` counts the looks.
+    pub(crate) fn step(&self, step: u64, config: &Config) {
+        if !config.sight.enabled || !config.sight.baselines {
+            return;
+        }
+        let rows = self.queries.top(usize::MAX, |_| true);
+        let Found { changes, suspects } = self.baselines.lock().step(step, &rows, config.sight.max_queries);
+        for row in suspects.iter().filter(|_| config.sight.explain) {
+            self.want_plan(row);
+        }
+        let now = now();
+        for change in &changes {
+            self.alerts.set(id(change), now, Alert::of(change, now));
+        }
+    }
+
+    /// The plan of a query is wanted anew: it may be another one than before.
+    fn want_plan(&self, row: &Row) {
+        let (Some(principal), Some(example)) = (Weak::upgrade(&row.who), &row.example) else { return };
+        let key = row.key();
+        self.slow.forget(&key);
+        self.slow.want(Wanted {
+            key,
+            statement: Arc::new(Statement::parse(example)),
+            principal,
+            database: row.database.as_deref().map(Into::into),
+            rows: 0,
+            varied: row.is_varied(),
+        });
+    }
+}
+
+fn id(change: &Change) -> String {
+    let (fingerprint, user, database) = &change.subject;
+    format!("slowdown {fingerprint:016x} {user:?} {database:?}")
+}
