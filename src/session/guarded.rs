@@ -131,8 +131,6 @@ impl Session {
         extra: &MapView<'_>,
     ) -> Result<Option<Ticket>, Refusal> {
         let Some(principal) = &self.principal else { return Ok(None) };
-        let metadata = extra.map("tx_metadata");
-        let named = metadata.as_ref().and_then(|metadata| metadata.string(APPLICATION));
         let home = extra.string("db").is_none().then(|| self.shared.upstream.home(principal)).flatten();
         // Neo4j does not tell `Movies` from `movies`.
         let database = extra.string("db").or(home.as_deref()).map(lowered);
@@ -141,12 +139,18 @@ impl Session {
             statement,
             reads: extra.string("mode") == Some("r"),
             principal: &principal.name,
-            application: named.unwrap_or(&self.profile.application),
+            application: self.application(extra),
             database: database.as_deref(),
         };
         let address = self.registration.peer.ip().to_canonical();
         let asking = Asking { asked, who: &who, address, priority: self.hints.priority };
         policy.admit(&asking, self.shared.guard.now())
+    }
+
+    /// What the application calls itself, in the metadata of this request or for good.
+    pub(super) fn application<'a>(&'a self, extra: &MapView<'a>) -> &'a str {
+        let metadata = extra.map("tx_metadata");
+        metadata.and_then(|metadata| metadata.string(APPLICATION)).unwrap_or(&self.profile.application)
     }
 
     fn note_limited(&self, refusal: &Refusal) {
