@@ -98,6 +98,15 @@ pub(crate) enum Refusal {
         /// What happened.
         why: String,
     },
+    /// A rule of `guard.rules` denies it.
+    #[error("this statement is not allowed here ({rule})")]
+    Denied {
+        /// The rule, or its reason.
+        rule: String,
+    },
+    /// Its user may only read.
+    #[error("writing is not allowed here (guard.read_only or a rule read_only)")]
+    ReadOnly,
     /// No member of the cluster takes this request.
     #[error("no {role} is known for database {database}: {reason}")]
     NoMember {
@@ -136,6 +145,7 @@ impl Refusal {
                 return format!("try again in {:?}", Duration::from_millis(millis)).into();
             }
             Self::Crowded { .. } => "try again later, or raise max_in_flight",
+            Self::Denied { .. } | Self::ReadOnly => "ask whoever runs Sidebolt",
             Self::Unreachable { .. } => "try again; if it stays, check upstream.uri and that Neo4j runs",
             Self::VersionUnsupported { .. } => "connect again to negotiate another version",
             Self::AcquisitionTimeout { .. } => {
@@ -162,6 +172,8 @@ impl Refusal {
             Self::BreakerOpen { .. } => "breaker_open",
             Self::RateLimited { .. } => "rate_limited",
             Self::Crowded { .. } => "crowded",
+            Self::Denied { .. } => "denied",
+            Self::ReadOnly => "read_only",
             Self::NoMember { .. } => "no_member",
             Self::Outdated => "outdated",
             Self::Hint { .. } => "hint",
@@ -181,6 +193,8 @@ impl Refusal {
         match self {
             Self::TokenMismatch | Self::TokenRequired => (UNAUTHORIZED, UNAUTHORIZED_STATUS),
             Self::Hint { .. } => ("Neo.ClientError.Statement.ArgumentError", "22N00"),
+            Self::Denied { .. } => ("Neo.ClientError.Security.Forbidden", UNAUTHORIZED_STATUS),
+            Self::ReadOnly => ("Neo.ClientError.Statement.AccessMode", "25N06"),
             Self::Outdated => ("Neo.TransientError.Transaction.Outdated", "40000"),
             Self::Unreachable { .. }
             | Self::VersionUnsupported { .. }
@@ -221,7 +235,9 @@ impl Refusal {
                 rules: "`all` (max_in_flight 50)".to_owned(),
                 why: "1000 requests wait already (guard.max_waiting)".to_owned(),
             },
-            Self::Crowded { .. } => Self::NoMember {
+            Self::Crowded { .. } => Self::Denied { rule: "deletes are for the night".to_owned() },
+            Self::Denied { .. } => Self::ReadOnly,
+            Self::ReadOnly => Self::NoMember {
                 role: "writer",
                 database: "neo4j".to_owned(),
                 reason: "an election may be under way".to_owned(),

@@ -33,6 +33,12 @@ pub struct Guard {
     /// Metadata `{sidebolt: {priority: 'high'}}` (or `'low'`) let a request go before those of other users too; otherwise only before the
     /// same user's.
     pub trust_priority: bool,
+    /// Who may run what: a list of entries with `action` (`allow`, `deny`, `read_only`), and if wanted `when` and `reason`. The first `allow`
+    /// or `deny` that fits decides; what none fits is allowed.
+    #[schemars(extend("x-unit" = "list", "x-example" = "- {action: deny, when: {text: '(?i)detach delete'}}"))]
+    pub rules: Vec<Rule>,
+    /// Let nobody write: every request goes to Neo4j in access mode `r`, and what surely writes is refused at once.
+    pub read_only: bool,
 }
 
 /// An entry of `guard.limits`.
@@ -96,6 +102,32 @@ pub struct Cost {
     pub cost: u32,
     /// Which requests.
     pub when: When,
+}
+
+/// An entry of `guard.rules`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What is to be done.
+    pub action: Action,
+    /// Why, for whom it meets.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Which requests; by default all.
+    #[serde(default)]
+    pub when: When,
+}
+
+/// `guard.rules[].action`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// They may run.
+    Allow,
+    /// They may not.
+    Deny,
+    /// They may read.
+    ReadOnly,
 }
 
 /// `100/s`.
@@ -209,6 +241,8 @@ impl Default for Guard {
             max_waiting: 1000,
             max_wait: Duration::from_secs(5),
             trust_priority: false,
+            rules: Vec::new(),
+            read_only: false,
         }
     }
 }
@@ -235,7 +269,20 @@ impl Guard {
             }
             check_when(&key, &cost.when, &mut faults);
         }
-        for (key, count) in [("guard.limits", self.limits.len()), ("guard.costs", self.costs.len())] {
+        for (at, rule) in self.rules.iter().enumerate() {
+            let key = format!("guard.rules.[{at}]");
+            if rule.action == Action::ReadOnly && !matching::Rules::needs_no_text(&rule.when) {
+                let hint = "whether a transaction may write is decided at its BEGIN: use principal, application or database";
+                faults.push((key.clone(), "depends on the text".to_owned(), hint));
+            }
+            check_when(&key, &rule.when, &mut faults);
+        }
+        let lists = [
+            ("guard.limits", self.limits.len()),
+            ("guard.costs", self.costs.len()),
+            ("guard.rules", self.rules.len()),
+        ];
+        for (key, count) in lists {
             too_many(key, count, &mut faults);
         }
         faults

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::bucket::Quota;
 use super::gate::{Gate, Priority, Seat, Ticket};
 use super::keyed::{Keyed, State};
+use super::rules::Access;
 use crate::config::{Config, Limit, Per};
 use crate::failure::Refusal;
 use crate::matching::{Asked, Doubt, Rules};
@@ -32,6 +33,8 @@ pub(crate) struct Policy {
     limits: Box<[Compiled]>,
     limited: Rules,
     costs: Rules,
+    /// Who may run what.
+    pub(crate) access: Access,
 }
 
 /// A limit with what it counts.
@@ -152,18 +155,19 @@ impl Policy {
             limits: guard.limits.iter().map(compile).collect(),
             limited: Rules::new(guard.limits.iter().map(|limit| (&limit.when, Doubt::Counts))),
             costs: Rules::new(guard.costs.iter().map(|cost| (&cost.when, Doubt::Counts))),
+            access: Access::new(guard),
             config: Arc::clone(config),
         }
     }
 
     /// True if it limits nothing.
     pub(crate) fn is_off(&self) -> bool {
-        self.limits.is_empty()
+        self.limits.is_empty() && self.access.is_off()
     }
 
     /// True if a request's text is looked at.
     pub(crate) fn needs_text(&self) -> bool {
-        self.limited.need_text() || self.costs.need_text()
+        self.limited.need_text() || self.costs.need_text() || !self.access.is_off()
     }
 
     /// Counts a request; with what it needs to get to Neo4j, if anything. Refused, it was counted by no limit.

@@ -17,7 +17,7 @@ use super::cached::Looked;
 use super::deferred::Deferring;
 use super::errand::Joined;
 use super::filter::queue_filtered;
-use super::guarded::Seated;
+use super::guarded::{Ruled, Seated};
 use super::held::Begun;
 use super::hints::CoalesceHint;
 use super::local::Taken;
@@ -78,6 +78,11 @@ impl Session {
                         Taken::Later => return Ok(false),
                         Taken::Not => {}
                     }
+                }
+                match self.let_run(message, false) {
+                    Ruled::Runs => {}
+                    Ruled::Refused => return Ok(true),
+                    Ruled::Later => return Ok(false),
                 }
                 // Waiting for others, or beginning late, has a large state: boxed.
                 if self.held.is_some() && Box::pin(self.take_held(message)).await? {

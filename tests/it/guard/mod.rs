@@ -1,5 +1,6 @@
-//! The guard: breakers, limits.
+//! The guard: breakers, limits, access.
 
+mod access;
 mod breaker;
 mod limits;
 
