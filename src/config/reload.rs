@@ -1,8 +1,9 @@
 //! Follows changes of the configuration while running: on SIGHUP, on request, and when a file that it is made from
 //! changes. A bad configuration is refused and the old one stays.
 //!
-//! Everything takes effect at once but the keys marked `x-restart` in the schema, such as `listen.address`: those keep their value and are logged as waiting for a restart. Sockets are bound and
-//! the log writer is built once, and sessions, bookmarks and caches belong to one database.
+//! Everything takes effect at once but the keys marked `x-restart` in the schema, such as `listen.address`: those keep
+//! their value and are logged as waiting for a restart. Sockets are bound and the log writer is built once, and sessions, bookmarks and
+//! caches belong to one database.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
