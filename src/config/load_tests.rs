@@ -166,6 +166,7 @@ fn every_key_can_be_set_by_the_environment_and_the_command_line() {
             ("file", ..) => file.clone(),
             (_, Some(default), _) => default.clone(),
             (_, None, "listen.advertised_address") => "h:1".to_owned(),
+            (_, None, "sight.webhook" | "sight.alertmanager") => "http://h:1".to_owned(),
             _ => "x".to_owned(),
         };
         let mut environment = vec![(key.variable(), value.clone())];

@@ -64,11 +64,6 @@ pub(super) enum Seated {
 /// The key of transaction metadata with the application's name.
 const APPLICATION: &str = "app";
 
-/// What a request's metadata call its application.
-fn application<'a>(extra: &MapView<'a>) -> Option<&'a str> {
-    extra.map("tx_metadata").and_then(|metadata| metadata.string(APPLICATION))
-}
-
 /// The bytes of the first message that have come, without chunk headers.
 fn beginning(mut buf: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -305,7 +300,7 @@ impl Session {
         if message.tag == Tag::BEGIN && !policy.access.is_off() {
             let begun = Begun {
                 reads: counted.1 || extra.string("mode") == Some("r"),
-                application: application(&extra).unwrap_or(&self.profile.application).into(),
+                application: self.application(&extra).into(),
                 database: self.database(&extra).map(|name| name.as_ref().into()),
             };
             self.guarded.transaction = Some(Box::new(begun));
@@ -314,7 +309,7 @@ impl Session {
     }
 
     /// The database that a request goes to, if that is known.
-    fn database<'a>(&self, extra: &MapView<'a>) -> Option<Cow<'a, str>> {
+    pub(super) fn database<'a>(&self, extra: &MapView<'a>) -> Option<Cow<'a, str>> {
         if let Some(named) = extra.string("db") {
             // Neo4j does not tell `Movies` from `movies`.
             return Some(lowered(named));
@@ -337,7 +332,7 @@ impl Session {
             statement,
             reads: extra.string("mode") == Some("r"),
             principal: &principal.name,
-            application: application(extra).unwrap_or(&self.profile.application),
+            application: self.application(extra),
             database: database.as_deref(),
         };
         let read_only = if policy.access.is_off() { false } else { policy.access.judge(&asked)? };
@@ -380,6 +375,12 @@ impl Session {
         self.machine.answered_here(message.tag, Outcome::Failure);
         self.put_refusal(&Refusal::Idle { limit });
         true
+    }
+
+    /// What the application calls itself, in the metadata of this request or for good.
+    pub(super) fn application<'a>(&'a self, extra: &MapView<'a>) -> &'a str {
+        let metadata = extra.map("tx_metadata");
+        metadata.and_then(|metadata| metadata.string(APPLICATION)).unwrap_or(&self.profile.application)
     }
 
     fn note_limited(&self, refusal: &Refusal) {

@@ -97,7 +97,7 @@ impl Outcome {
         self.refused.merge(&other.refused);
         self.closed += other.closed;
         self.time = self.time.max(other.time);
-        self.last = other.last.or(self.last.take());
+        self.last = other.last.or_else(|| self.last.take());
     }
 
     fn rate(&self) -> f64 {
