@@ -112,6 +112,7 @@ async fn metrics(State(context): State<Context>) -> Response {
         metrics.pool_waiting.with_label_values(&[server]).set(waiting as i64);
     }
     shared.cache.gauge();
+    metrics.guard.waiting.set(shared.guard.gate.waiting() as i64);
     shared.sight.gauge();
     shared.coalescer.gauge(&shared.config.load().coalesce, &metrics.coalesce);
     for (role, count) in shared.upstream.members() {

@@ -18,6 +18,7 @@ use crate::cache::Cache;
 use crate::coalesce::Coalescer;
 use crate::config::reload::{Counters, Reloader};
 use crate::config::{Config, UpstreamUri};
+use crate::guard::Guard;
 use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
@@ -139,6 +140,7 @@ impl App {
             indexes: indexes::Known::default(),
             coalescer: Coalescer::new(),
             cache,
+            guard: Guard::new(&current),
             sight,
         });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
@@ -244,6 +246,7 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
                 pool.sweep();
             }
             shared.coalescer.sweep();
+            shared.guard.sweep();
             shared.cache.sweep(&shared.config.load().cache);
             // A server that says nothing is as bad as none, and the pools want their sweep.
             let looked = tokio::time::timeout(LOOK, shared.upstream.look()).await;

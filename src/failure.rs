@@ -72,6 +72,32 @@ pub(crate) enum Refusal {
         /// When to try again.
         retry: Duration,
     },
+    /// A rate of `guard.limits` is used up.
+    #[error(
+        "the limit `{rule}` lets no more than {limit} pass{whom}, and {left} are left for a request that costs {cost}"
+    )]
+    RateLimited {
+        /// The limit's name.
+        rule: String,
+        /// Its rate.
+        limit: String,
+        /// For whom.
+        whom: String,
+        /// Tokens left.
+        left: u32,
+        /// Tokens wanted.
+        cost: u32,
+        /// When there are enough.
+        retry: Duration,
+    },
+    /// Too many are at Neo4j, and too many wait.
+    #[error("{why} because of {rules}")]
+    Crowded {
+        /// The limits that are full.
+        rules: String,
+        /// What happened.
+        why: String,
+    },
     /// No member of the cluster takes this request.
     #[error("no {role} is known for database {database}: {reason}")]
     NoMember {
@@ -105,7 +131,11 @@ impl Refusal {
     /// What to do about it.
     fn advice(&self) -> Cow<'static, str> {
         let advice = match self {
-            Self::BreakerOpen { retry, .. } => return format!("try again in {retry:?}").into(),
+            Self::BreakerOpen { retry, .. } | Self::RateLimited { retry, .. } => {
+                let millis = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+                return format!("try again in {:?}", Duration::from_millis(millis)).into();
+            }
+            Self::Crowded { .. } => "try again later, or raise max_in_flight",
             Self::Unreachable { .. } => "try again; if it stays, check upstream.uri and that Neo4j runs",
             Self::VersionUnsupported { .. } => "connect again to negotiate another version",
             Self::AcquisitionTimeout { .. } => {
@@ -115,7 +145,7 @@ impl Refusal {
             Self::NoMember { .. } => "try again; if it stays, check the cluster",
             Self::Outdated => "try again",
             Self::Hint { .. } => {
-                "give {coalesce: 'off'}, {coalesce: 'exact'} or {coalesce: 'deferred'}; {cache: 'off'}, {cache: 'strict'}, {cache: 'bounded'} or {cache: 'ttl'}"
+                "give {coalesce: 'off'}, {coalesce: 'exact'} or {coalesce: 'deferred'}; {cache: 'off'}, {cache: 'strict'}, {cache: 'bounded'} or {cache: 'ttl'}; {priority: 'high'}, {priority: 'normal'} or {priority: 'low'}"
             }
             Self::TokenMismatch | Self::TokenRequired => "give the token as password or bearer credentials",
         };
@@ -130,6 +160,8 @@ impl Refusal {
             Self::AcquisitionTimeout { .. } => "acquisition_timeout",
             Self::QueueFull { .. } => "queue_full",
             Self::BreakerOpen { .. } => "breaker_open",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Crowded { .. } => "crowded",
             Self::NoMember { .. } => "no_member",
             Self::Outdated => "outdated",
             Self::Hint { .. } => "hint",
@@ -155,6 +187,8 @@ impl Refusal {
             | Self::AcquisitionTimeout { .. }
             | Self::QueueFull { .. }
             | Self::BreakerOpen { .. }
+            | Self::RateLimited { .. }
+            | Self::Crowded { .. }
             | Self::NoMember { .. } => (SHED, SHED_STATUS),
         }
     }
@@ -173,9 +207,21 @@ impl Refusal {
             Self::QueueFull { .. } => Self::BreakerOpen {
                 address: address(),
                 reason: "Connection refused".to_owned(),
-                retry: Duration::from_millis(500),
+                retry: Duration::from_millis(499),
             },
-            Self::BreakerOpen { .. } => Self::NoMember {
+            Self::BreakerOpen { .. } => Self::RateLimited {
+                rule: "each user".to_owned(),
+                limit: "100/s".to_owned(),
+                whom: " for user `ada`".to_owned(),
+                left: 0,
+                cost: 1,
+                retry: Duration::from_millis(9),
+            },
+            Self::RateLimited { .. } => Self::Crowded {
+                rules: "`all` (max_in_flight 50)".to_owned(),
+                why: "1000 requests wait already (guard.max_waiting)".to_owned(),
+            },
+            Self::Crowded { .. } => Self::NoMember {
                 role: "writer",
                 database: "neo4j".to_owned(),
                 reason: "an election may be under way".to_owned(),

@@ -16,7 +16,6 @@ mod guard;
 mod indexes;
 pub mod listener;
 pub mod logging;
-#[allow(dead_code, reason = "the rules that use it come next")]
 mod matching;
 mod metrics;
 pub mod run;

@@ -31,11 +31,13 @@ pub(crate) struct Asked<'a> {
     pub(crate) database: Option<&'a str>,
 }
 
-/// What a text counts as of which it cannot be told whether it names a label or type.
+/// What a request counts as of which it cannot be told whether it names a label or type, or to which database it goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Doubt {
     /// As one that does: for rules that restrict.
     Holds,
+    /// As one that does, but where the database is not known it is another one: for rules that count.
+    Counts,
     /// As one that does not: for rules that allow.
     Fails,
 }
@@ -147,6 +149,11 @@ impl Rules {
         self.list.is_empty()
     }
 
+    /// True if one of them looks at the text.
+    pub(crate) fn need_text(&self) -> bool {
+        self.list.iter().any(|rule| !rule.needs_no_text() || rule.access.is_some())
+    }
+
     /// The rules that a request falls under, as bits. Rules about a text hold for no request whose text is not known.
     pub(crate) fn holding(&self, asked: &Asked<'_>) -> u64 {
         if self.list.is_empty() {
@@ -211,7 +218,7 @@ impl Rule {
 
     fn holds_for(&self, statement: &Statement) -> bool {
         let names = &statement.names;
-        let open = names.open && self.doubt == Doubt::Holds;
+        let open = names.open && self.doubt != Doubt::Fails;
         let among = |wanted: &Option<Box<str>>, names: &[Box<str>]| {
             wanted.as_ref().is_none_or(|wanted| open || names.contains(wanted))
         };

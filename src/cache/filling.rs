@@ -160,8 +160,18 @@ impl Filling {
         self.statement.cached.note(outcome);
     }
 
+    /// True if somebody waits for it, or it was asked for before.
+    fn is_wanted(&self, cache: &Cache) -> bool {
+        let followed = |leading: &Leading| leading.flight.followers.load(Ordering::Relaxed) > 0;
+        self.policy.always || self.leading.as_ref().is_some_and(followed) || cache.is_asked_again(&self.key)
+    }
+
     fn try_keep(&mut self, shared: &Arc<Shared>, config: &config::Cache) -> Result<(), &'static str> {
         let cost = self.since.elapsed();
+        // Most of what is asked once is never asked again: it is not even looked at.
+        if self.ground.is_some() && self.suspect.is_none() && !self.is_wanted(&shared.cache) {
+            return Err("asked once");
+        }
         let read = Answer::read(&self.wire, self.led, self.followed, config.compress_above);
         let (answer, bookmark) = read.ok_or("not a whole answer")?;
         let (answer, bookmark) = (Arc::new(answer), Arc::<str>::from(bookmark));
@@ -204,15 +214,9 @@ impl Filling {
         if id.transaction != ground.carried && self.policy.consistency != Consistency::Ttl {
             return Err("a commit came between");
         }
-        if !self.policy.always {
-            let followed =
-                self.leading.as_ref().map_or(0, |leading| leading.flight.followers.load(Ordering::Relaxed));
-            if followed == 0 && !cache.is_asked_again(&self.key) {
-                return Err("asked once");
-            }
-            if self.policy.consistency == Consistency::Strict && cost <= self.source.usual() {
-                return Err("cheaper than a probe");
-            }
+        let probed = self.policy.consistency == Consistency::Strict && !self.policy.always;
+        if probed && cost <= self.source.usual() {
+            return Err("cheaper than a probe");
         }
         let entry = Entry {
             answer: Arc::clone(answer),

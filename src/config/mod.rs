@@ -16,6 +16,7 @@ mod coalesce;
 mod environment;
 mod error;
 mod excerpt;
+mod guard;
 mod load;
 mod read;
 pub mod reload;
@@ -32,6 +33,7 @@ pub use breaker::Breaker;
 pub use cache::{Cache, CacheRule, Consistency, Store};
 pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
+pub use guard::{Cost, Guard, Limit, Per, Rate, Unit};
 pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
 pub use sight::{Parameters, Sight};
@@ -58,12 +60,14 @@ pub struct Config {
     pub cache: Cache,
     /// A server that fails is left alone.
     pub breaker: Breaker,
+    /// How much of Neo4j anybody may have.
+    pub guard: Guard,
     /// What is seen of the queries.
     pub sight: Sight,
     /// What is held in memory for one client.
     pub limits: Limits,
     /// Indexes and constraints to make sure of at start: a list of entries with `label` or `type`, `properties`, and if wanted `unique: true`, `name`, `database`.
-    #[schemars(extend("x-unit" = "list"))]
+    #[schemars(extend("x-unit" = "list", "x-example" = "- {label: Resource, properties: [id], unique: true}"))]
     pub indexes: Vec<Index>,
     /// Metrics and health.
     pub admin: Admin,

@@ -9,8 +9,8 @@ use serde::de::{self, Visitor};
 use serde_json::Value;
 
 use super::{
-    Admin, Auth, Breaker, Cache, Coalesce, Config, Limits, Listen, ListenTls, Log, Pool, Shutdown, Sight,
-    Upstream,
+    Admin, Auth, Breaker, Cache, Coalesce, Config, Guard, Limits, Listen, ListenTls, Log, Pool, Shutdown,
+    Sight, Upstream,
 };
 
 /// One key of the configuration.
@@ -32,6 +32,8 @@ pub struct Key {
     pub restart: bool,
     /// Its value is never shown.
     pub secret: bool,
+    /// An entry of a list.
+    pub example: Option<String>,
 }
 
 impl Key {
@@ -56,11 +58,10 @@ impl Key {
             "address or off" => "write IP:port, for example 127.0.0.1:9090, or off".to_owned(),
             "section or off" => "write off, or a section with cert_file and key_file".to_owned(),
             "file" => "write the path of a file".to_owned(),
-            "list" if self.path == "indexes" => {
-                "write a list of entries such as `- {label: Resource, properties: [id], unique: true}`"
-                    .to_owned()
+            "list" => {
+                let example = self.example.as_deref().unwrap_or("- {when: {label: Resource}, …}");
+                format!("write a list of entries such as `{example}`")
             }
-            "list" => "write a list of entries such as `- {when: {label: Resource}, …}`".to_owned(),
             _ => "write one value".to_owned(),
         }
     }
@@ -187,6 +188,7 @@ fn leaf(schema: &Value, path: String) -> Key {
     };
     Key {
         meaning: text("description").unwrap_or_default().replace('\n', " "),
+        example: text("x-example"),
         range: text("x-min").zip(text("x-max")),
         restart: schema["x-restart"] == true,
         secret: schema["x-secret"] == true,
@@ -232,6 +234,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "coalesce" => fields::<Coalesce>(),
         "cache" => fields::<Cache>(),
         "breaker" => fields::<Breaker>(),
+        "guard" => fields::<Guard>(),
         "sight" => fields::<Sight>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),

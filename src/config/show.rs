@@ -75,6 +75,7 @@ mod tests {
              upstream: {{uri: 'neo4j://[::1]:1?a=b', fetch_size: -1}}\npool: {{idle_timeout: 1h 30m}}\n\
              auth: {{mode: service, username: '~ : #\"', password: hunter2}}\nadmin: {{address: off}}\n\
              indexes:\n- {{label: 'A `b`: #', properties: [id, \"x y\"], unique: yes}}\n\
+             guard:\n  limits:\n  - {{name: 'a: #', per: principal, rate: 10/m, when: {{text: 'x \"y\"'}}}}\n\
              cache: {{rules: [{{when: {{label: 'A: #'}}, ttl: 5s}}]}}\n",
             pem.display()
         );
@@ -104,6 +105,6 @@ mod tests {
             ),
             "{shown}"
         );
-        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 13);
+        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 14);
     }
 }

@@ -30,6 +30,7 @@ pub(super) fn check(config: &Config, tree: &Node, faulty: &HashSet<String>) -> (
     checker.pool();
     checker.auth();
     checker.indexes();
+    checker.guard();
     checker.cache_rules();
     checker.sight();
     checker.log();
@@ -257,6 +258,12 @@ impl Checker<'_> {
             } else {
                 continue;
             };
+            self.fail(&key, what, hint);
+        }
+    }
+
+    fn guard(&mut self) {
+        for (key, what, hint) in self.config.guard.faults() {
             self.fail(&key, what, hint);
         }
     }

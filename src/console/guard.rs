@@ -1,8 +1,13 @@
-//! What the guard does: breakers.
+//! What the guard does: breakers and limits.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 
 use bolt_wire::packstream::Value;
 
 use super::procedures::{Procedure, column};
+use crate::config::Per;
+use crate::guard::LimitReport;
 
 /// `sidebolt.breakers()`.
 pub(super) const BREAKERS: Procedure = Procedure {
@@ -40,3 +45,68 @@ pub(super) const BREAKERS: Procedure = Procedure {
             .collect())
     },
 };
+
+/// `sidebolt.limits()`.
+pub(super) const LIMITS: Procedure = Procedure {
+    name: "sidebolt.limits",
+    arguments: &[],
+    columns: &[
+        column("name", "STRING", "the entry of `guard.limits`"),
+        column(
+            "per",
+            "STRING",
+            "what it tells apart: `all`, `principal`, `address`, `database`, `application`",
+        ),
+        column("key", "STRING", "for which of them; null = for all, or another user's"),
+        column("rate", "STRING", "requests in a time; null = any number"),
+        column("burst", "INTEGER", "requests that may come at once after a pause"),
+        column("remaining", "INTEGER", "how many of these are left now"),
+        column("maxInFlight", "INTEGER", "requests and transactions at Neo4j at once; null = any number"),
+        column("inFlight", "INTEGER", "how many there are"),
+        column("waiting", "INTEGER", "requests that wait for that"),
+        column("admitted", "INTEGER", "requests let pass"),
+        column("refused", "INTEGER", "requests refused because of the rate"),
+    ],
+    says: "Limits and what is left of them, for everybody who has asked lately (at most 1,000 for each limit).",
+    rows: |asking, _| {
+        let limits = asking.shared.guard.limits(ROWS);
+        Ok(limits.into_iter().map(|report| limit(&report, &asking.principal.name)).collect())
+    },
+};
+
+/// Rows of one limit.
+const ROWS: usize = 1000;
+
+fn limit(report: &LimitReport, user: &str) -> Vec<Value> {
+    let count = |count: u64| Value::Integer(i64::try_from(count).unwrap_or(i64::MAX));
+    let optional = |number: Option<u32>| number.map_or(Value::Null, |number| Value::Integer(number.into()));
+    let state = &report.state;
+    vec![
+        (*report.name).into(),
+        report.per.name().into(),
+        key(report, user).map_or(Value::Null, |key| key.as_str().into()),
+        report.rate.as_deref().map_or(Value::Null, Into::into),
+        optional(report.burst.map(|(burst, _)| burst)),
+        optional(report.burst.map(|(_, left)| left)),
+        optional(report.most),
+        optional(report.most.map(|_| state.in_flight())),
+        optional(report.most.map(|_| state.waiting())),
+        count(state.admitted.load(Ordering::Relaxed)),
+        count(state.refused.load(Ordering::Relaxed)),
+    ]
+}
+
+/// For whom a count is, as far as this user may know.
+fn key(report: &LimitReport, user: &str) -> Option<String> {
+    let text = || Some(String::from_utf8_lossy(&report.key).into_owned());
+    match report.per {
+        Per::All => None,
+        Per::Principal => text().filter(|name| name == user),
+        Per::Database | Per::Application => text(),
+        Per::Address => match (<[u8; 4]>::try_from(&*report.key), <[u8; 16]>::try_from(&*report.key)) {
+            (Ok(four), _) => Some(IpAddr::from(four).to_string()),
+            (_, Ok(sixteen)) => Some(IpAddr::from(sixteen).to_string()),
+            _ => None,
+        },
+    }
+}

@@ -56,6 +56,7 @@ pub(super) const ALL: &[Procedure] = &[
     coalesce::LANES,
     cache::TEXTS,
     cache::INVALIDATE,
+    guard::LIMITS,
     guard::BREAKERS,
     sight::QUERIES,
     sight::RESET,

@@ -177,11 +177,7 @@ impl Breaker {
             OPEN => left,
             _ => Duration::from_millis(100),
         };
-        Refusal::BreakerOpen {
-            address: self.server.clone(),
-            reason: inner.reason.clone(),
-            retry: Duration::from_millis(u64::try_from(retry.as_millis()).unwrap_or(u64::MAX).max(1)),
-        }
+        Refusal::BreakerOpen { address: self.server.clone(), reason: inner.reason.clone(), retry }
     }
 
     /// The server finished what it was asked.

@@ -1,6 +1,6 @@
 //! The guard's metrics.
 
-use prometheus::{IntCounterVec, IntGaugeVec};
+use prometheus::{Histogram, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::metrics::Builder;
 
@@ -10,6 +10,12 @@ pub(crate) struct GuardMetrics {
     pub(crate) breaker_state: IntGaugeVec,
     /// How often they became what they are.
     pub(crate) breaker_transitions: IntCounterVec,
+    /// Refused requests, by limit.
+    pub(crate) limited: IntCounterVec,
+    /// Requests at the gate.
+    pub(crate) waiting: IntGauge,
+    /// How long they wait there.
+    pub(crate) wait_seconds: Histogram,
 }
 
 impl GuardMetrics {
@@ -25,6 +31,19 @@ impl GuardMetrics {
                 "sidebolt_breaker_transitions_total",
                 "Changes of circuit breakers by server and what they changed to (open, half_open, closed).",
                 &["server", "to"],
+            ),
+            limited: b.counters(
+                "sidebolt_guard_limited_total",
+                "Requests refused because the rate of an entry of guard.limits was used up, by its name.",
+                &["limit"],
+            ),
+            waiting: b.gauge(
+                "sidebolt_guard_waiting",
+                "Requests that wait because of a max_in_flight in guard.limits.",
+            ),
+            wait_seconds: b.seconds(
+                "sidebolt_guard_wait_seconds",
+                "Time that requests waited because of a max_in_flight in guard.limits, if they did.",
             ),
         }
     }

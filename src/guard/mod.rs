@@ -1,7 +1,13 @@
 //! Protects Neo4j, and every client from the others: what is refused at once, and in words that drivers understand.
 
 mod breaker;
+mod bucket;
+mod gate;
+mod keyed;
 mod metrics;
+mod policy;
 
 pub(crate) use breaker::{Breaker, BreakerReport, Failing, Opened};
+pub(crate) use gate::{Entered, Permit, Priority, Ticket};
 pub(crate) use metrics::GuardMetrics;
+pub(crate) use policy::{Asking, Guard, LimitReport, Policy};

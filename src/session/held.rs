@@ -312,6 +312,7 @@ impl Session {
         }
         let extra = MapView::parse(&held.begin).unwrap_or(MapView::EMPTY);
         let access = super::requests::access_of(&extra, &self.access);
+        self.guarded.begun = !held.is_untouched();
         let leased = self.lease_for(&access, None).await?;
         self.access = access;
         let mut lease = match leased {

@@ -10,6 +10,7 @@ use super::Session;
 use super::requests::Message;
 use crate::config::Consistency;
 use crate::failure::Refusal;
+use crate::guard::Priority;
 
 /// The key of transaction metadata that is Sidebolt's.
 const KEY: &str = "sidebolt";
@@ -21,6 +22,8 @@ pub(super) struct Hints {
     pub(super) coalesce: Option<CoalesceHint>,
     /// Whether its reads may be answered from the cache.
     pub(super) cache: Option<CacheHint>,
+    /// How urgent it is.
+    pub(super) priority: Priority,
 }
 
 /// `cache`.
@@ -91,6 +94,9 @@ fn read(value: &[u8]) -> Result<Hints, String> {
             ("cache", Some("strict")) => hints.cache = Some(CacheHint::Fresh(Consistency::Strict)),
             ("cache", Some("bounded")) => hints.cache = Some(CacheHint::Fresh(Consistency::Bounded)),
             ("cache", Some("ttl")) => hints.cache = Some(CacheHint::Fresh(Consistency::Ttl)),
+            ("priority", Some("high")) => hints.priority = Priority::High,
+            ("priority", Some("normal")) => hints.priority = Priority::Normal,
+            ("priority", Some("low")) => hints.priority = Priority::Low,
             (name, Some(other)) => return Err(format!("{name}: '{other}'")),
             (name, None) => return Err(format!("{name}: a value that is no string")),
         }
@@ -109,12 +115,13 @@ mod tests {
         let hint = |key: &str, value: Value| read(&Value::map([(key, value)]).to_bytes());
         assert_eq!(
             hint("coalesce", "off".into()),
-            Ok(Hints { coalesce: Some(CoalesceHint::Off), cache: None })
+            Ok(Hints { coalesce: Some(CoalesceHint::Off), ..Hints::default() })
         );
         assert_eq!(
             hint("coalesce", "deferred".into()),
-            Ok(Hints { coalesce: Some(CoalesceHint::Deferred), cache: None })
+            Ok(Hints { coalesce: Some(CoalesceHint::Deferred), ..Hints::default() })
         );
+        assert_eq!(hint("priority", "low".into()).map(|hints| hints.priority), Ok(Priority::Low));
         assert_eq!(hint("coalesce", "of".into()), Err("coalesce: 'of'".to_owned()));
         assert_eq!(hint("colaesce", "off".into()), Err("colaesce: 'off'".to_owned()));
         assert!(hint("coalesce", Value::Integer(1)).is_err());

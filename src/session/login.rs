@@ -68,6 +68,7 @@ pub(super) async fn log_in(
         spare: None,
         scratch: BytesMut::new(),
         held: None,
+        guarded: super::guarded::Guarded::new(&shared),
         results: None,
         deferred: None,
         hints: super::hints::Hints::default(),
@@ -427,8 +428,13 @@ fn profile(hello: &MapView<'_>, version: Version) -> Profile {
         filter.apply(&MapView::EMPTY, &mut bytes);
     }
     let address = hello.map("routing").and_then(|routing| routing.string("address").map(str::to_owned));
-    Profile { address, filter: bytes.to_vec().into(), ..Profile::default() }
+    let agent = hello.string("user_agent").unwrap_or_default();
+    let application = agent.split('/').next().unwrap_or_default().chars().take(LONGEST_NAME).collect();
+    Profile { address, application, filter: bytes.to_vec().into(), ..Profile::default() }
 }
+
+/// Characters of an application's name that are kept.
+const LONGEST_NAME: usize = 128;
 
 fn asks_for_utc(hello: &MapView<'_>) -> bool {
     let Some(patches) = hello.get("patch_bolt") else { return false };

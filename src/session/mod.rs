@@ -42,6 +42,7 @@ use crate::buffers::{Buffers, Inbox};
 use crate::cache::{Cache, Filling};
 use crate::coalesce::{Coalescer, Deferred};
 use crate::config::Config;
+use crate::guard::Guard;
 use crate::indexes::Known;
 use crate::metrics::Metrics;
 use crate::sight::Sight;
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) indexes: Known,
     pub(crate) coalescer: Coalescer,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) guard: Guard,
     pub(crate) sight: Sight,
 }
 
@@ -102,6 +104,8 @@ struct Profile {
     address: Option<String>,
     /// HELLO's notification filter, as a PackStream map; empty = none.
     filter: Box<[u8]>,
+    /// What its application calls itself: HELLO's user agent up to a slash.
+    application: Box<str>,
     /// The address that the last ROUTE named.
     routed: Option<String>,
     /// The database that it asked for.
@@ -153,6 +157,8 @@ pub(crate) struct Session {
     results: Option<Box<local::Local>>,
     /// The open transaction answers its writes before they are sent.
     deferred: Option<Box<Deferred>>,
+    /// What the guard has said to the last request.
+    guarded: guarded::Guarded,
     /// What the last request asked of Sidebolt.
     hints: hints::Hints,
     /// The driver API that the next request comes from, as TELEMETRY said.

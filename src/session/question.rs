@@ -59,7 +59,7 @@ impl Session {
             statement: Some(&statement),
             reads: extra.string("mode") == Some("r"),
             principal: &principal.name,
-            application: "",
+            application: self.application(&extra),
             database: extra.string("db"),
         };
         let mut policy = self.shared.cache.policy(&config, &asking)?;

@@ -17,6 +17,7 @@ use super::cached::Looked;
 use super::deferred::Deferring;
 use super::errand::Joined;
 use super::filter::queue_filtered;
+use super::guarded::Seated;
 use super::held::Begun;
 use super::hints::CoalesceHint;
 use super::local::Taken;
@@ -168,7 +169,7 @@ impl Session {
         self.watch_start(message);
         let mut errand = None;
         let message = match message.tag {
-            Tag::RUN | Tag::BEGIN => match self.take_hints(message) {
+            Tag::RUN | Tag::BEGIN => match self.let_pass(message) {
                 Some(message) => message,
                 None => return Ok(true),
             },
@@ -288,7 +289,16 @@ impl Session {
         let Some(principal) = self.principal.clone() else { return Err(End::Violation) };
         let key = key.unwrap_or_else(|| Arc::clone(&self.key));
         let need = Need { key, principal, access: access.clone() };
-        if let Some(lease) = self.shared.upstream.try_lease(&need) {
+        let permit = match self.guarded.ticket.take_if(|_| !access.route) {
+            None => None,
+            Some(ticket) => match self.take_seat(ticket).await? {
+                Seated::In(permit) => Some(permit),
+                Seated::Refused => return Ok(Leased::Refused),
+                Seated::TakenBack => return Ok(Leased::TakenBack),
+            },
+        };
+        if let Some(mut lease) = self.shared.upstream.try_lease(&need) {
+            lease.seat(permit);
             return Ok(Leased::Lease(lease));
         }
         // Waiting is rare and its state large: boxed.
@@ -296,7 +306,10 @@ impl Session {
         let leased = Box::pin(self.wait_for(async move { shared.upstream.lease(&need).await }, None)).await?;
         match leased {
             None => Ok(Leased::TakenBack),
-            Some(Ok(lease)) => Ok(Leased::Lease(lease)),
+            Some(Ok(mut lease)) => {
+                lease.seat(permit);
+                Ok(Leased::Lease(lease))
+            }
             Some(Err(ConnectError::Refused(refusal))) => {
                 if !(access.route && self.route_here(&refusal)) {
                     self.refuse(&refusal);
@@ -385,7 +398,7 @@ impl Session {
     }
 
     /// A FAILURE of Sidebolt's own for the message at the start of `inbuf`; the connection stays.
-    fn refuse(&mut self, refusal: &Refusal) {
+    pub(super) fn refuse(&mut self, refusal: &Refusal) {
         self.put_refusal(refusal);
         self.machine.refused();
     }

@@ -25,6 +25,9 @@ impl Session {
             Verdict::Wait => return Ok(false),
             Verdict::Start => {
                 self.watch_start(Message { tag, extent: Extent::default() });
+                if !self.let_large_pass(tag) {
+                    return self.swallow().await.map(|()| true);
+                }
                 self.begin_exchange(tag);
                 // Its extra cannot be seen before its parameters are through: it may write, most likely to the database of the last
                 // request, and a filter must be on the connection.

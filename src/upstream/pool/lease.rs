@@ -7,7 +7,7 @@ use bolt_wire::client::Place;
 
 use super::Pool;
 use super::queue::Slot;
-use crate::guard::Failing;
+use crate::guard::{Failing, Permit};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::connection::Connection;
 use crate::upstream::principal::Principal;
@@ -17,12 +17,14 @@ pub(crate) struct Lease {
     pool: Arc<Pool>,
     connection: Option<Box<Connection>>,
     slot: Option<Slot>,
+    /// The seat of whoever has it.
+    permit: Option<Permit>,
 }
 
 impl Lease {
     pub(super) fn new(pool: &Arc<Pool>, connection: Box<Connection>, slot: Slot) -> Self {
         pool.lent.fetch_add(1, Ordering::Relaxed);
-        Self { pool: Arc::clone(pool), connection: Some(connection), slot: Some(slot) }
+        Self { pool: Arc::clone(pool), connection: Some(connection), slot: Some(slot), permit: None }
     }
 
     /// The borrowed connection.
@@ -33,6 +35,11 @@ impl Lease {
     /// The borrowed connection.
     pub(crate) fn connection(&self) -> &Connection {
         self.connection.as_ref().expect("invariant: a lease has its connection until it is dropped")
+    }
+
+    /// Whoever has it has a seat as long as it lasts.
+    pub(crate) fn seat(&mut self, permit: Option<Permit>) {
+        self.permit = permit;
     }
 
     /// The pool it came from.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use bolt_wire::Tag;
 use bolt_wire::packstream::Value;
-use bolt_wire::{Tag, Version};
 use sidebolt::config::{Config, Consistency};
 
+use super::{SHED, V, refused};
 use crate::support::message::*;
 use crate::support::neo4j::Neo4j;
 use crate::support::proxy::{Fault, Proxy};
@@ -14,8 +15,6 @@ use crate::support::scripted::Peer;
 use crate::support::sidebolt::Sidebolt;
 use crate::support::wait::{PATIENCE, in_time, until, within_async};
 
-const V: Version = Version::V5_8;
-const SHED: &str = "Neo.TransientError.Request.NoThreadsAvailable";
 const OPEN: &str = "circuit breaker is open";
 
 async fn client(sidebolt: &Sidebolt) -> Client {
@@ -26,14 +25,6 @@ async fn client(sidebolt: &Sidebolt) -> Client {
 fn unwatched(config: &mut Config) {
     config.breaker.probe_interval = Duration::ZERO;
     config.breaker.open_for = Duration::from_secs(3600);
-}
-
-/// One request that is refused; the connection stays.
-async fn refused(client: &mut Client) -> String {
-    let answers = client.ask(&[run("RETURN 1"), pull_all()]).await;
-    assert_eq!((kinds(&answers), answers[0].code()), (vec!["FAILURE", "IGNORED"], SHED), "{answers:?}");
-    assert!(client.one(reset()).await.is_success());
-    answers[0].text().to_owned()
 }
 
 /// The state of the only server's breaker.
