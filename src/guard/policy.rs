@@ -162,7 +162,27 @@ impl Policy {
 
     /// True if it limits nothing.
     pub(crate) fn is_off(&self) -> bool {
-        self.limits.is_empty() && self.access.is_off()
+        self.limits.is_empty() && self.access.is_off() && !self.config.guard.measures()
+    }
+
+    /// Whether a statement is small enough.
+    pub(crate) fn measure(&self, text: usize, parameters: usize) -> Result<(), Refusal> {
+        let guard = &self.config.guard;
+        for (what, bytes, most, key) in [
+            ("text", text, guard.max_statement_bytes, "guard.max_statement_bytes"),
+            ("parameters", parameters, guard.max_parameter_bytes, "guard.max_parameter_bytes"),
+        ] {
+            if most > 0 && bytes > most {
+                return Err(Refusal::TooLarge { what, bytes, most, key });
+            }
+        }
+        Ok(())
+    }
+
+    /// True if statements inside of transactions are looked at.
+    pub(crate) fn judges_statements(&self) -> bool {
+        let guard = &self.config.guard;
+        !self.access.is_off() || guard.max_statement_bytes > 0 || guard.max_parameter_bytes > 0
     }
 
     /// True if a request's text is looked at.

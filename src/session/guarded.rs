@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent};
-use bolt_wire::message::{Begin, Run};
+use bolt_wire::message::{Begin, Outcome, Run};
 use bolt_wire::packstream::{MapEdit, MapView, Walker, encode};
+use bolt_wire::server::State;
 use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, timeout};
 
@@ -27,6 +28,8 @@ pub(super) struct Guarded {
     pub(super) ticket: Option<Ticket>,
     /// What the open transaction's statements are judged by, if there are rules.
     transaction: Option<Box<Begun>>,
+    /// The open transaction was rolled back because nothing came; its client does not know it yet.
+    expired: bool,
     /// The request has begun: it was answered in part, and is not refused any longer.
     pub(super) begun: bool,
 }
@@ -92,7 +95,7 @@ impl Guarded {
     /// Nothing yet.
     pub(super) fn new(shared: &Shared) -> Self {
         let policy = shared.guard.policy(&shared.config.load());
-        Self { policy, ticket: None, transaction: None, begun: false }
+        Self { policy, ticket: None, transaction: None, expired: false, begun: false }
     }
 
     /// A new request.
@@ -120,10 +123,12 @@ impl Session {
             return Some(message);
         }
         let policy = Arc::clone(&self.guarded.policy);
-        match self.weigh(&policy, message) {
+        let measured =
+            if message.tag == Tag::RUN { self.measure(&policy, message.extent, false) } else { Ok(()) };
+        match measured.and_then(|()| self.weigh(&policy, message)) {
             Ok((ticket, read_only)) => {
                 self.guarded.ticket = ticket;
-                Some(if read_only { self.force_reading(message) } else { message })
+                Some(self.bind(&policy, message, read_only))
             }
             Err(refusal) => {
                 self.note_limited(&refusal);
@@ -141,8 +146,10 @@ impl Session {
         }
         let policy = Arc::clone(&self.guarded.policy);
         let statement = self.large_statement(tag);
-        let judged =
-            self.count(&policy, statement.as_deref(), &MapView::EMPTY).and_then(|(ticket, read_only)| {
+        let measured = if tag == Tag::RUN { self.measure(&policy, Extent::default(), true) } else { Ok(()) };
+        let judged = measured
+            .and_then(|()| self.count(&policy, statement.as_deref(), &MapView::EMPTY))
+            .and_then(|(ticket, read_only)| {
                 // Its access mode comes behind its parameters: it cannot be changed.
                 let reads = statement.as_ref().is_some_and(|statement| statement.reads_only);
                 if read_only && !reads { Err(Refusal::ReadOnly) } else { Ok(ticket) }
@@ -162,10 +169,11 @@ impl Session {
 
     /// Whether a RUN inside of a transaction may run; `large`: it is too large to be held.
     pub(super) fn let_run(&mut self, message: Message, large: bool) -> Ruled {
-        if message.tag != Tag::RUN || self.guarded.policy(&self.shared).access.is_off() {
+        if message.tag != Tag::RUN || !self.guarded.policy(&self.shared).judges_statements() {
             return Ruled::Runs;
         }
         let policy = Arc::clone(&self.guarded.policy);
+        let measured = self.measure(&policy, message.extent, large);
         let Some(principal) = &self.principal else { return Ruled::Runs };
         let statement =
             if large { self.large_statement(Tag::RUN) } else { self.statement_at(message.extent) };
@@ -177,7 +185,7 @@ impl Session {
             application: begun.map_or(&self.profile.application, |begun| &begun.application),
             database: begun.and_then(|begun| begun.database.as_deref()),
         };
-        let Err(refusal) = policy.access.judge(&asked) else { return Ruled::Runs };
+        let Err(refusal) = measured.and_then(|()| policy.access.judge(&asked)) else { return Ruled::Runs };
         if self.machine.in_flight() > 0 {
             return Ruled::Later;
         }
@@ -188,6 +196,22 @@ impl Session {
         self.machine.forwarded(Tag::RUN);
         self.fail_local(&refusal.to_failure());
         Ruled::Refused
+    }
+
+    /// Whether the RUN at the start of `inbuf` is small enough.
+    fn measure(&self, policy: &Policy, extent: Extent, large: bool) -> Result<(), Refusal> {
+        if large {
+            let begin = beginning(&self.inbuf);
+            let text = begin.get(2..).and_then(|fields| Walker::new(fields).string().ok());
+            let (text, parameters) =
+                text.map_or((begin.len(), 0), |text| (text.len(), begin.len() - text.len()));
+            return policy.measure(text, parameters);
+        }
+        let mut scratch = BytesMut::new();
+        match Run::parse(chunk::payload(&self.inbuf, extent, &mut scratch)) {
+            Ok(run) => policy.measure(run.text.len(), run.parameters.len()),
+            Err(_) => policy.measure(extent.payload, extent.payload),
+        }
     }
 
     fn statement_at(&self, extent: Extent) -> Option<Arc<Statement>> {
@@ -210,13 +234,47 @@ impl Session {
         })
     }
 
-    /// The RUN or BEGIN at the start of `inbuf` goes on in access mode `r`: Neo4j itself sees to it.
-    fn force_reading(&mut self, message: Message) -> Message {
+    /// The RUN or BEGIN at the start of `inbuf` goes on in access mode `r` if it may only read, so that Neo4j itself sees to it, and with
+    /// the time-out that it may have.
+    fn bind(&mut self, policy: &Policy, message: Message, read_only: bool) -> Message {
+        let timeout = self.timeout(policy, message);
+        if !read_only && timeout.is_none() {
+            return message;
+        }
         self.edit(message, |_| {
-            let mut edit = MapEdit::removing(&["mode"]);
-            edit.add("mode", |out| encode::string("r", out));
+            let mut edit = MapEdit::removing(match (read_only, timeout) {
+                (true, Some(_)) => &["mode", "tx_timeout"],
+                (true, None) => &["mode"],
+                _ => &["tx_timeout"],
+            });
+            if read_only {
+                edit.add("mode", |out| encode::string("r", out));
+            }
+            if let Some(timeout) = timeout {
+                edit.add("tx_timeout", |out| encode::integer(timeout, out));
+            }
             edit
         })
+    }
+
+    /// The time-out that the RUN or BEGIN at the start of `inbuf` gets instead of its own.
+    fn timeout(&self, policy: &Policy, message: Message) -> Option<i64> {
+        let guard = &policy.config.guard;
+        if guard.tx_timeout.is_zero() && guard.max_tx_timeout.is_zero() {
+            return None;
+        }
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
+        let extra = match message.tag {
+            Tag::RUN => Run::parse(payload).ok()?.extra,
+            _ => Begin::parse(payload).ok()?.extra,
+        };
+        const NULL: &[u8] = &[0xC0];
+        match extra.get("tx_timeout").filter(|value| *value != NULL) {
+            None => guard.timeout(None),
+            // What is no number is Neo4j's to refuse.
+            Some(_) => guard.timeout(Some(extra.integer("tx_timeout")?)),
+        }
     }
 
     fn weigh(&mut self, policy: &Policy, message: Message) -> Result<(Option<Ticket>, bool), Refusal> {
@@ -281,6 +339,42 @@ impl Session {
         let address = host(self.registration.peer.ip());
         let asking = Asking { asked, who: &who, address, priority: self.hints.priority };
         Ok((policy.admit(&asking, self.shared.guard.now())?, read_only))
+    }
+
+    /// Rolls the open transaction back if its client has sent nothing for too long.
+    pub(super) fn end_idle_transaction(&mut self) {
+        let limit = self.shared.config.load().guard.idle_transaction_timeout;
+        if limit.is_zero()
+            || self.machine.in_flight() > 0
+            || self.machine.state() != State::Transaction
+            || self.lease.is_none()
+            || !self.inbuf.is_empty()
+            || self.last_read.max(self.last_heard).elapsed() < limit
+        {
+            return;
+        }
+        tracing::info!(session = self.registration.id, ?limit, "An idle transaction was rolled back.");
+        (self.exchange.failed, self.guarded.expired) = (true, true);
+        let nothing = self.end_exchange();
+        self.shared.buffers.give(nothing);
+    }
+
+    /// A message of a transaction that was rolled back because nothing came; true if it was answered.
+    pub(super) fn take_expired(&mut self, message: Message) -> bool {
+        if !std::mem::take(&mut self.guarded.expired) {
+            return false;
+        }
+        self.inbuf.advance(message.extent.wire);
+        if matches!(message.tag, Tag::RESET | Tag::ROLLBACK) {
+            (0..std::mem::take(&mut self.overtaken)).for_each(|_| self.put_ignored());
+            self.machine.answered_here(message.tag, Outcome::DONE);
+            self.put_success(&[0xA0]);
+            return true;
+        }
+        let limit = self.shared.config.load().guard.idle_transaction_timeout;
+        self.machine.answered_here(message.tag, Outcome::Failure);
+        self.put_refusal(&Refusal::Idle { limit });
+        true
     }
 
     /// What the application calls itself, in the metadata of this request or for good.

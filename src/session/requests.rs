@@ -72,6 +72,9 @@ impl Session {
         match self.machine.judge(tag) {
             Verdict::Wait => return Ok(false),
             Verdict::Continue | Verdict::Interrupt => {
+                if self.take_expired(message) {
+                    return Ok(true);
+                }
                 if self.results.is_some() || tag == Tag::RUN {
                     match self.take_local(message)? {
                         Taken::Done => return Ok(true),

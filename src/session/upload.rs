@@ -46,6 +46,9 @@ impl Session {
             }
             Verdict::Continue => {
                 let nothing = Message { tag, extent: Extent::default() };
+                if self.take_expired(nothing) {
+                    return self.swallow().await.map(|()| true);
+                }
                 match self.let_run(nothing, true) {
                     Ruled::Runs => {}
                     Ruled::Refused => return self.swallow().await.map(|()| true),
