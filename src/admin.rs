@@ -1,4 +1,7 @@
-//! The admin port: metrics for Prometheus, health for whoever restarts us.
+//! The admin port: metrics for Prometheus, health for whoever restarts us, a dashboard and its JSON API.
+
+mod access;
+mod api;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,23 +9,33 @@ use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Health;
 use crate::cache::Scope;
 use crate::session::{Pin, Shared};
 
+/// The dashboard.
+const PAGE: &str = include_str!("admin/dashboard.html");
+/// The description of the API.
+const OPENAPI: &str = include_str!("../deploy/openapi.json");
+
 /// What the routes need.
 #[derive(Clone)]
 struct Context {
     shared: Arc<Shared>,
     health: Arc<Health>,
+    /// Pages that may listen.
+    listeners: Arc<Semaphore>,
+    stop: CancellationToken,
 }
 
 /// Serves the admin port until `stop`.
@@ -32,13 +45,23 @@ pub(crate) async fn serve(
     health: Arc<Health>,
     stop: CancellationToken,
 ) {
-    let router = Router::new()
-        .route("/metrics", get(metrics))
+    let context = Context { shared, health, listeners: api::listeners(), stop: stop.clone() };
+    // Health is for whoever restarts us, and the page has nothing to hide before it asks.
+    let open = Router::new()
+        .route("/", get(page))
+        .route("/openapi.json", get(async || ([(CONTENT_TYPE, "application/json")], OPENAPI)))
         .route("/livez", get(async || (StatusCode::OK, "ok\n")))
         .route("/readyz", get(ready))
-        .route("/healthz", get(ready))
+        .route("/healthz", get(ready));
+    let guarded = Router::new()
         .route("/api/cache/invalidate", post(invalidate))
-        .with_state(Context { shared, health });
+        .merge(api::routes())
+        .layer(from_fn_with_state(context.clone(), access::check));
+    // Prometheus comes by whatever name it knows.
+    let scraped = Router::new()
+        .route("/metrics", get(metrics))
+        .layer(from_fn_with_state(context.clone(), access::check_token));
+    let router = open.merge(guarded).merge(scraped).with_state(context);
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "The admin port failed.");
@@ -48,6 +71,19 @@ pub(crate) async fn serve(
 /// Binds the admin port.
 pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
+}
+
+/// The dashboard: one page, everything in it.
+async fn page() -> Response {
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                  base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let head = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CONTENT_SECURITY_POLICY, policy),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    (head, PAGE).into_response()
 }
 
 async fn metrics(State(context): State<Context>) -> Response {

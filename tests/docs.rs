@@ -512,6 +512,87 @@ fn metrics_in(expression: &str) -> Vec<(String, Vec<String>)> {
     found
 }
 
+/// Fails unless the metrics of an expression exist, with the labels that it asks for; gives the labels that there are.
+fn known_labels(
+    metrics: &BTreeMap<String, (String, Vec<String>)>,
+    name: &str,
+    expression: &str,
+    used: &mut BTreeSet<String>,
+) -> BTreeSet<String> {
+    let mut labels = BTreeSet::from(["instance", "job", "le"].map(str::to_owned));
+    for (metric, asked) in metrics_in(expression) {
+        let base = ["_bucket", "_sum", "_count"]
+            .into_iter()
+            .find_map(|suffix| {
+                let base = metric.strip_suffix(suffix)?;
+                metrics.get(base).filter(|(kind, _)| kind == "histogram").map(|_| base)
+            })
+            .unwrap_or(&metric);
+        let (kind, known) = metrics.get(base).unwrap_or_else(|| panic!("{name}: no metric {metric}"));
+        assert_eq!(kind == "histogram", base != metric, "{name}: a histogram has _bucket, _sum and _count");
+        for label in asked {
+            let has = known.contains(&label) || ["instance", "job"].contains(&label.as_str());
+            assert!(has, "{name}: {metric} has no label {label}");
+        }
+        labels.extend(known.iter().cloned());
+        used.insert(base.to_owned());
+    }
+    labels
+}
+
+/// The labels that an expression sums by.
+fn summed_by(expression: &str) -> Vec<String> {
+    let lists = expression.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
+    lists.flat_map(|list| list.split(", ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn records_and_panels_use_metrics_that_exist() {
+    let metrics = metrics();
+    let mut used = BTreeSet::new();
+    let records = yaml("deploy/prometheus/records.yaml");
+    let records = records["groups"][0]["rules"].as_array().expect("rules");
+    let mut expressions: Vec<(String, String)> = Vec::new();
+    for rule in records {
+        let name = rule["record"].as_str().expect("a name");
+        assert!(name.starts_with("sidebolt:") && name.matches(':').count() == 2, "{name}");
+        expressions.push((name.to_owned(), rule["expr"].as_str().expect("text").to_owned()));
+    }
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/sidebolt.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let (mut places, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels {
+        let title = panel["title"].as_str().expect("a title").to_owned();
+        assert!(numbers.insert(panel["id"].as_i64()), "{title}: its number is another's");
+        assert!(places.insert(panel["gridPos"].to_string()), "{title}: its place is another's");
+        for target in panel["targets"].as_array().expect("targets") {
+            let expression = target["expr"].as_str().expect("text");
+            assert!(expression.contains("instance=~\"$instance\""), "{title}: {expression}");
+            let labels = known_labels(&metrics, &title, expression, &mut used);
+            let legend = target["legendFormat"].as_str().expect("text");
+            let shown = legend.split("{{").skip(1).filter_map(|rest| rest.split("}}").next());
+            let by = summed_by(expression);
+            for label in shown {
+                assert!(labels.contains(label) && by.iter().any(|by| by == label), "{title}: {legend}");
+            }
+            expressions.push((title.clone(), expression.to_owned()));
+        }
+    }
+    for (name, expression) in &expressions {
+        let labels = known_labels(&metrics, name, expression, &mut used);
+        for label in summed_by(expression) {
+            assert!(labels.contains(&label), "{name}: no label {label}");
+        }
+        let (open, close) = (expression.matches('(').count(), expression.matches(')').count());
+        assert_eq!(open, close, "{name}: {expression}");
+    }
+    let files = yaml("deploy/prometheus/prometheus.yaml");
+    for file in files["rule_files"].as_array().expect("files") {
+        assert!(root().join("deploy/prometheus").join(file.as_str().expect("a name")).exists(), "{file}");
+    }
+    assert!(used.len() >= 20 && panels.len() >= 15, "{used:?}");
+}
+
 #[test]
 fn alerts_use_metrics_that_exist() {
     let metrics = metrics();
@@ -521,27 +602,7 @@ fn alerts_use_metrics_that_exist() {
     for rule in rules {
         let (name, expression) =
             (rule["alert"].as_str().expect("a name"), rule["expr"].as_str().expect("text"));
-        let mut labels = BTreeSet::from(["instance", "job", "le"].map(str::to_owned));
-        for (metric, asked) in metrics_in(expression) {
-            let base = ["_bucket", "_sum", "_count"]
-                .into_iter()
-                .find_map(|suffix| {
-                    let base = metric.strip_suffix(suffix)?;
-                    metrics.get(base).filter(|(kind, _)| kind == "histogram").map(|_| base)
-                })
-                .unwrap_or(&metric);
-            let (kind, known) = metrics.get(base).unwrap_or_else(|| panic!("{name}: no metric {metric}"));
-            assert_eq!(
-                kind == "histogram",
-                base != metric,
-                "{name}: a histogram has _bucket, _sum and _count"
-            );
-            for label in asked {
-                assert!(known.contains(&label), "{name}: {metric} has no label {label}");
-            }
-            labels.extend(known.iter().cloned());
-            used.insert(base.to_owned());
-        }
+        let labels = known_labels(&metrics, name, expression, &mut used);
         let by = expression.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
         let shown = rule.to_string();
         let shown: Vec<String> = shown

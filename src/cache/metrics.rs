@@ -40,6 +40,15 @@ pub(crate) struct CacheMetrics {
 }
 
 impl CacheMetrics {
+    /// Hits, misses and entries.
+    pub(crate) fn summary(&self) -> (u64, u64, i64) {
+        use prometheus::core::Collector;
+        let misses = self.misses.collect();
+        let misses = misses.iter().flat_map(|family| family.get_metric().iter());
+        let misses = misses.map(|metric| metric.get_counter().get_value()).sum::<f64>() as u64;
+        (self.hits.get(), misses, self.entries.get())
+    }
+
     pub(crate) fn new(b: &mut Builder) -> Self {
         Self {
             hits: b.counter("sidebolt_cache_hits_total", "Reads answered from the cache."),

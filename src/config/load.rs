@@ -274,6 +274,8 @@ impl Loader {
         let auth = &mut config.auth;
         self.secret("auth.password", &mut auth.password, &mut auth.password_file);
         self.secret("auth.client_token", &mut auth.client_token, &mut auth.client_token_file);
+        let admin = &mut config.admin;
+        self.secret("admin.token", &mut admin.token, &mut admin.token_file);
     }
 
     fn secret(&mut self, key: &str, secret: &mut Option<Secret>, file: &mut Option<PathBuf>) {
@@ -318,6 +320,7 @@ impl Loader {
             self.file.as_ref(),
             auth.password_file.as_ref(),
             auth.client_token_file.as_ref(),
+            config.admin.token_file.as_ref(),
             tls.map(|tls| &tls.cert_file),
             tls.map(|tls| &tls.key_file),
             tls.and_then(|tls| tls.client_ca_file.as_ref()),

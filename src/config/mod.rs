@@ -275,6 +275,10 @@ pub struct Admin {
     #[serde(with = "OptionalAddress")]
     #[schemars(extend("x-restart" = true))]
     pub address: Option<SocketAddr>,
+    /// Who asks for anything but health must show it (`Authorization: Bearer …`).
+    pub token: Option<Secret>,
+    /// File with `token`.
+    pub token_file: Option<PathBuf>,
 }
 
 /// `log`.
@@ -402,7 +406,7 @@ impl Default for Limits {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 9090))) }
+        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 9090))), token: None, token_file: None }
     }
 }
 

@@ -51,8 +51,8 @@ pub struct Sight {
     #[serde(with = "DurationText")]
     #[schemars(extend("x-min" = "1s", "x-max" = "1m"))]
     pub compare_every: Duration,
-    /// JSON file that keeps what was learnt across restarts; none = it is learnt anew. Its folder must be writable.
-    #[schemars(extend("x-restart" = true))]
+    /// JSON file that keeps what was learnt across restarts: read at start, written every minute and at the end; its folder must be
+    /// writable. None = it is learnt anew.
     pub baseline_file: Option<PathBuf>,
     /// URL (http or https) that each alert is posted to as JSON.
     pub webhook: Option<String>,

@@ -28,6 +28,10 @@ const AGAIN: Duration = Duration::from_secs(60);
 const PLAN: Duration = Duration::from_secs(15);
 /// How often it is looked at meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Shares of a resource that are a warning, and critical.
+const SCARCE: [f64; 2] = [0.8, 0.95];
+/// How far below that it is over.
+const EASES: f64 = 0.05;
 /// How long Alertmanager believes it.
 const BELIEVED: u64 = 240_000;
 
@@ -103,6 +107,30 @@ impl Alerts {
             // Who cannot keep up misses some; the state is shown all the same.
             let _ = self.news.try_send(news);
         }
+    }
+
+    /// How much of a resource was used, at least, for a minute.
+    pub(super) fn note_resource(&self, kind: &'static str, share: f64) {
+        let now = super::now();
+        let held = self.active.lock().get(kind).map(|alert| alert.level);
+        // What has begun ends well below.
+        let margin = |level| if held >= Some(level) { EASES } else { 0.0 };
+        let level = if share > SCARCE[1] - margin(Level::Critical) {
+            Some(Level::Critical)
+        } else if share > SCARCE[0] - margin(Level::Warning) {
+            Some(Level::Warning)
+        } else {
+            None
+        };
+        let what = match kind {
+            "memory" => "of this host's memory",
+            "cpu" => "of this host's cores",
+            "files" => "of the files that this process may open",
+            _ => "of the connections to Neo4j (pool.max_connection_pool_size)",
+        };
+        let message = format!("{:.0} % {what} is in use.", share * 100.0);
+        let alert = level.map(|level| Alert { kind, level, message, since: now, until: None, query: None });
+        self.set(kind.to_owned(), now, alert);
     }
 
     /// What is wrong now, the worst first, and what was, the latest first.
@@ -272,5 +300,23 @@ fn count(shared: &Shared, channel: &'static str, sent: Result<(), String>) {
     if let Err(reason) = sent {
         // The address may have a password in it.
         tracing::warn!(channel, reason, "An alert could not be sent; check sight.{channel}.");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_have_two_levels_and_do_not_flutter() {
+        let alerts = Alerts::default();
+        let mut seen = Vec::new();
+        for share in [0.79, 0.81, 0.78, 0.76, 0.74, 0.96, 0.92, 0.89, 0.1] {
+            alerts.note_resource("memory", share);
+            seen.push(alerts.all().0.first().map(|alert| alert.level));
+        }
+        let (warning, critical) = (Some(Level::Warning), Some(Level::Critical));
+        assert_eq!(seen, [None, warning, warning, warning, None, critical, critical, warning, None]);
+        assert_eq!(alerts.all().1.len(), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! What is counted.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::metrics::Builder;
 
@@ -22,6 +22,10 @@ pub(crate) struct SightMetrics {
     pub(super) alerts: IntCounterVec,
     /// Alerts sent, by channel and outcome.
     pub(super) posts: IntCounterVec,
+    /// CPU time of this process.
+    pub(super) cpu: Counter,
+    /// What this process uses, by resource.
+    pub(super) process: IntGaugeVec,
     /// Their requests.
     pub(super) forgotten_calls: IntCounter,
 }
@@ -66,6 +70,12 @@ impl SightMetrics {
                 "sidebolt_alert_posts_total",
                 "Alerts sent, by channel (webhook, alertmanager) and outcome (success, failure).",
                 &["channel", "outcome"],
+            ),
+            cpu: b.float_counter("sidebolt_process_cpu_seconds_total", "CPU time of this process."),
+            process: b.gauges(
+                "sidebolt_process",
+                "What this process uses, by resource: memory_bytes, threads, open_files.",
+                &["resource"],
             ),
         }
     }

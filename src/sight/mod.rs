@@ -9,6 +9,7 @@ mod metrics;
 mod moment;
 mod post;
 mod queries;
+mod resources;
 mod slow;
 #[cfg(test)]
 mod tests;
@@ -31,10 +32,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use self::alerts::Alerts;
 use self::baseline::Baselines;
+use self::histogram::Histogram;
 use self::queries::Queries;
+use self::resources::{Resources, Sample};
 use self::slow::{SlowLog, Wanted};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
@@ -91,6 +95,10 @@ pub(crate) struct Sight {
     slow: SlowLog,
     baselines: Mutex<Baselines>,
     pub(crate) alerts: Alerts,
+    /// How long everything takes.
+    all: Histogram,
+    pub(crate) resources: Resources,
+    started: Instant,
 }
 
 impl Sight {
@@ -102,11 +110,15 @@ impl Sight {
             slow: SlowLog::default(),
             baselines: Mutex::default(),
             alerts: Alerts::default(),
+            all: Histogram::default(),
+            resources: Resources::default(),
+            started: Instant::now(),
         }
     }
 
     /// A request is over. Gives its code to keep.
     pub(crate) fn record(&self, finished: &Finished<'_>, config: &Config) -> Option<Arc<str>> {
+        self.all.record(queries::nanoseconds(finished.took));
         let row = self.queries.record(finished, config.sight.max_queries);
         let threshold = config.sight.slow_threshold;
         if finished.took > threshold && !threshold.is_zero() {
@@ -129,6 +141,16 @@ impl Sight {
                 varied: row.is_varied(),
             });
         }
+    }
+
+    /// How long this has been running.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Adds a second to what is known of resources; `sample` has what is not read there.
+    pub(crate) fn sample(&self, sample: Sample) {
+        self.resources.add(sample, self.queries.totals(), &self.all);
     }
 
     /// The slow requests that a user may see, the latest first.
@@ -177,6 +199,17 @@ impl Sight {
         for level in [Level::Info, Level::Warning, Level::Critical, Level::Emergency] {
             metrics.active.with_label_values(&[level.word()]).set(self.alerts.count(level) as i64);
         }
+        metrics.cpu.inc_by((self.resources.cpu_seconds() - metrics.cpu.get()).max(0.0));
+        if let Some(now) = self.resources.latest(1).first() {
+            let used = [
+                ("memory_bytes", now.process_memory),
+                ("threads", now.threads.into()),
+                ("open_files", now.files.into()),
+            ];
+            for (resource, count) in used {
+                metrics.process.with_label_values(&[resource]).set(count as i64);
+            }
+        }
         metrics.forgotten.inc_by(gone.saturating_sub(metrics.forgotten.get()));
         let calls = self.queries.others().calls.load(Ordering::Relaxed);
         metrics.forgotten_calls.inc_by(calls.saturating_sub(metrics.forgotten_calls.get()));
@@ -213,6 +246,11 @@ impl Viewer {
             .filter(|name| !name.is_empty());
         let all = names.into_iter().any(|name| name == principal.name);
         Self { principal: principal.id, user: principal.name.as_str().into(), all }
+    }
+
+    /// Who may see all: whoever has been let in by the admin port.
+    pub(crate) fn of_all() -> Self {
+        Self { principal: [0; 32], user: Box::default(), all: true }
     }
 
     /// Whether what a user of this name has done is shown.

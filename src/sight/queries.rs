@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::Finished;
 use super::histogram::Histogram;
+use super::resources::Requests;
 use crate::statement::fingerprint;
 use crate::upstream::Principal;
 
@@ -278,6 +279,30 @@ pub(crate) struct Queries {
     /// What had to go, all together.
     others: Counts,
     gone: AtomicU64,
+    /// Everything, whatever was forgotten.
+    all: Totals,
+}
+
+/// Sums of all requests.
+#[derive(Debug, Default)]
+struct Totals {
+    calls: AtomicU64,
+    failures: AtomicU64,
+    cached: AtomicU64,
+    batched: AtomicU64,
+}
+
+impl Totals {
+    fn add(&self, finished: &Finished<'_>) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let more = match (finished.outcome, finished.answered) {
+            (Outcome::Failure | Outcome::Refused, _) => &self.failures,
+            (_, Answered::Cache) => &self.cached,
+            (_, Answered::Batch | Answered::Deferred) => &self.batched,
+            _ => return,
+        };
+        more.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Queries {
@@ -285,6 +310,7 @@ impl Queries {
     pub(crate) fn record(&self, finished: &Finished<'_>, most: usize) -> Arc<Row> {
         let now = now();
         let row = self.row(finished, most, now);
+        self.all.add(finished);
         row.look_at(&finished.statement.text);
         row.counts.add(finished, now);
         row.times.record(nanoseconds(finished.took));
@@ -345,6 +371,18 @@ impl Queries {
         }
         self.count.fetch_sub(forgotten, Ordering::Relaxed);
         forgotten
+    }
+
+    /// The sums of everything that was recorded.
+    pub(super) fn totals(&self) -> Requests {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let all = &self.all;
+        Requests {
+            calls: load(&all.calls),
+            failures: load(&all.failures),
+            cached: load(&all.cached),
+            batched: load(&all.batched),
+        }
     }
 
     /// Rows there are, and rows that had to go.

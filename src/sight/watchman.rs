@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::alerts::Alert;
 use super::baseline::{Change, Found, Kept, Level};
 use super::queries::Row;
+use super::resources::Sample;
 use super::slow::Wanted;
 use super::{Sight, now};
 use crate::app::Health;
@@ -21,6 +22,8 @@ use crate::statement::Statement;
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks from one writing of the baselines to the next.
 const WRITES: u64 = 60;
+/// Seconds for which a resource must be short.
+const MINUTE: usize = 60;
 /// Ticks in a row for which Neo4j must be silent, and must not.
 const SILENT: u32 = 5;
 /// Bytes that a file of baselines may have.
@@ -42,6 +45,21 @@ pub(crate) async fn keep_watch(shared: Arc<Shared>, health: Arc<Health>, end: Ca
     watchman.write().await;
 }
 
+/// How much of what there is was used in each second, the least of a minute: what passes by is no matter.
+fn shares(minute: &[Sample], connections: usize) -> [(&'static str, f64); 4] {
+    let cores = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
+    let least = |share: &dyn Fn(&Sample) -> f64| {
+        if minute.len() < MINUTE { 0.0 } else { minute.iter().map(share).fold(f64::INFINITY, f64::min) }
+    };
+    let of = |used: f64, all: f64| if all > 0.0 { used / all } else { 0.0 };
+    [
+        ("memory", least(&|s| of(s.host_memory_used as f64, s.host_memory as f64))),
+        ("cpu", least(&|s| of(f64::from(s.host_cores), cores))),
+        ("files", least(&|s| of(f64::from(s.files), s.files_most as f64))),
+        ("pool", least(&|s| of(f64::from(s.pool_lent), connections as f64))),
+    ]
+}
+
 struct Watchman {
     shared: Arc<Shared>,
     health: Arc<Health>,
@@ -58,6 +76,7 @@ impl Watchman {
     async fn look(&mut self) {
         self.tick += 1;
         self.look_at_upstream();
+        self.sample();
         let config = self.shared.config.load_full();
         if self.tick.is_multiple_of(config.sight.compare_every.as_secs().max(1)) {
             self.step += 1;
@@ -65,6 +84,29 @@ impl Watchman {
         }
         if self.tick.is_multiple_of(WRITES) {
             self.write().await;
+        }
+    }
+
+    /// What is used now; too much of it is an alert.
+    fn sample(&self) {
+        let shared = &self.shared;
+        let mut sample = Sample {
+            time: now() / 1000,
+            clients: u32::try_from(shared.registry.len()).unwrap_or(u32::MAX),
+            ..Sample::default()
+        };
+        let mut most = 0;
+        for pool in shared.upstream.pools() {
+            let (open, idle, waiting) = pool.counts();
+            sample.pool_open += open as u32;
+            sample.pool_lent += open.saturating_sub(idle) as u32;
+            sample.pool_waiting += waiting as u32;
+            most += shared.config.load().pool.max_connection_pool_size;
+        }
+        shared.sight.sample(sample);
+        let minute = shared.sight.resources.latest(MINUTE);
+        for (kind, share) in shares(&minute, most) {
+            shared.sight.alerts.note_resource(kind, share);
         }
     }
 

@@ -25,4 +25,5 @@ mod process;
 mod review;
 mod session;
 mod sight;
+mod sight_admin;
 mod transparency;

@@ -42,6 +42,11 @@ impl Sidebolt {
         Self { address, admin, config, app }
     }
 
+    /// Where the admin port is.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Changes the configuration while it runs.
     pub fn reconfigure(&self, change: impl FnOnce(&mut Config)) {
         let mut config = Config::clone(&self.config.load());
@@ -124,7 +129,7 @@ impl Sidebolt {
 pub async fn get(admin: SocketAddr, path: &str) -> (u16, String) {
     let page = async {
         let mut stream = TcpStream::connect(admin).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

@@ -1,0 +1,261 @@
+//! The JSON API: what the dashboard shows, for whoever wants it otherwise. `deploy/openapi.json` describes it.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
+
+use super::Context;
+use crate::session::{Pin, Shared};
+use crate::sight::{Row, Viewer, in_words, moment};
+use crate::statement::fingerprint;
+
+/// Rows of an answer, if nothing else is asked for.
+const ROWS: usize = 100;
+/// Rows of an answer at most.
+const MOST: usize = 10_000;
+/// Seconds of resources, if nothing else is asked for.
+const SECONDS: usize = 300;
+/// Pages that may listen at once.
+const LISTENERS: usize = 32;
+/// Bytes that a page may be behind before it is left.
+const BEHIND: usize = 1 << 20;
+
+/// The routes, all under `/api`.
+pub(super) fn routes() -> Router<Context> {
+    Router::new()
+        .route("/api/overview", get(async |State(context): State<Context>| Json(overview(&context))))
+        .route("/api/queries", get(queries))
+        .route("/api/queries/reset", post(reset))
+        .route("/api/slow", get(slow))
+        .route("/api/baselines", get(baselines))
+        .route("/api/alerts", get(async |State(context): State<Context>| Json(alerts(&context.shared))))
+        .route("/api/pools", get(async |State(context): State<Context>| Json(pools(&context.shared))))
+        .route("/api/clients", get(clients))
+        .route("/api/resources", get(resources))
+        .route("/api/live", get(live))
+}
+
+type Asked = Query<HashMap<String, String>>;
+
+/// A number in the query of the address.
+fn number(
+    asked: &Asked,
+    name: &str,
+    default: usize,
+    most: usize,
+) -> Result<usize, (StatusCode, Json<Value>)> {
+    let Some(text) = asked.get(name) else { return Ok(default) };
+    text.parse().map(|number: usize| number.min(most)).map_err(|_| {
+        let error = format!("{name}: `{text}` is no number; write {name}={default}");
+        (StatusCode::BAD_REQUEST, Json(json!({ "error": error })))
+    })
+}
+
+type Answer = Result<Json<Value>, (StatusCode, Json<Value>)>;
+
+/// State and load at a glance.
+pub(super) fn overview(context: &Context) -> Value {
+    let shared = &context.shared;
+    let config = shared.config.load();
+    let (active, _) = shared.sight.alerts.all();
+    let cached = shared.metrics.cache.summary();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "time": moment(crate::sight::now()),
+        "uptimeSeconds": shared.sight.uptime().as_secs(),
+        "ready": context.health.reason().is_none(),
+        "reason": context.health.reason(),
+        "upstream": config.upstream.uri,
+        "now": shared.sight.resources.latest(1).first(),
+        "cache": { "enabled": config.cache.enabled, "hits": cached.0, "misses": cached.1, "entries": cached.2 },
+        "alerts": active.iter().map(|alert| alert.json(&shared.sight)).collect::<Vec<_>>(),
+        "pools": pools(shared),
+    })
+}
+
+fn pools(shared: &Shared) -> Value {
+    let most = shared.config.load().pool.max_connection_pool_size;
+    let pool = |pool: &std::sync::Arc<crate::upstream::Pool>| {
+        let (open, idle, waiting) = pool.counts();
+        let server = pool.address();
+        json!({
+            "server": server, "open": open, "idle": idle, "lent": open.saturating_sub(idle), "waiting": waiting, "most": most,
+        })
+    };
+    shared.upstream.pools().iter().map(pool).collect()
+}
+
+async fn queries(State(context): State<Context>, asked: Asked) -> Answer {
+    let rows = context.shared.sight.top(number(&asked, "limit", ROWS, MOST)?, &Viewer::of_all());
+    Ok(Json(rows.iter().map(|row| query(&context.shared, row)).collect()))
+}
+
+fn query(shared: &Shared, row: &Row) -> Value {
+    let counts = &row.counts;
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let millis = |nanoseconds: u64| (nanoseconds as f64 / 1e3).round() / 1e3;
+    let [p50, p95, p99] = row.times.quantiles([0.5, 0.95, 0.99]).unwrap_or_default().map(millis);
+    let plan = shared.sight.plan(&row.key());
+    json!({
+        "fingerprint": fingerprint::shown(row.fingerprint),
+        "text": row.text,
+        "user": row.user,
+        "database": row.database,
+        "calls": count(&counts.calls),
+        "failures": count(&counts.failures),
+        "refused": count(&counts.refused),
+        "interrupted": count(&counts.interrupted),
+        "cached": count(&counts.cached),
+        "batched": count(&counts.batched),
+        "rows": count(&counts.rows),
+        "bytes": count(&counts.bytes),
+        "totalMs": millis(count(&counts.took)),
+        "waitMs": millis(count(&counts.waited)),
+        "minMs": millis(counts.shortest()),
+        "p50Ms": p50,
+        "p95Ms": p95,
+        "p99Ms": p99,
+        "maxMs": millis(count(&counts.longest)),
+        "firstSeen": moment(count(&counts.first)),
+        "lastSeen": moment(count(&counts.last)),
+        "lastFailure": row.last_failure().as_deref(),
+        "advice": plan.as_ref().and_then(|plan| in_words(&plan.advice)),
+    })
+}
+
+async fn reset(State(context): State<Context>) -> Json<Value> {
+    let forgotten = context.shared.sight.reset(&Viewer::of_all());
+    tracing::info!(forgotten, "The table of queries was emptied by hand.");
+    Json(json!({ "forgotten": forgotten }))
+}
+
+async fn slow(State(context): State<Context>, asked: Asked) -> Answer {
+    let sight = &context.shared.sight;
+    let slow = sight.slow(number(&asked, "limit", ROWS, MOST)?, &Viewer::of_all());
+    let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    let row = |slow: &std::sync::Arc<crate::sight::Slow>| {
+        let plan = sight.plan(&slow.key());
+        json!({
+            "time": moment(slow.when),
+            "fingerprint": fingerprint::shown(slow.fingerprint),
+            "text": slow.text,
+            "parameters": slow.parameters,
+            "user": slow.user,
+            "database": slow.database,
+            "client": slow.client,
+            "answered": slow.answered.word(),
+            "outcome": slow.outcome.word(),
+            "code": slow.code,
+            "tookMs": millis(slow.took),
+            "waitMs": millis(slow.waited),
+            "firstMs": millis(slow.first),
+            "streamMs": millis(slow.stream()),
+            "tFirstMs": slow.t_first,
+            "tLastMs": slow.t_last,
+            "rows": slow.rows,
+            "bytes": slow.bytes,
+            "advice": plan.as_ref().and_then(|plan| in_words(&plan.advice)),
+            "plan": plan.as_ref().map(|plan| plan.text.clone()),
+        })
+    };
+    Ok(Json(slow.iter().map(row).collect()))
+}
+
+async fn baselines(State(context): State<Context>, asked: Asked) -> Answer {
+    let most = number(&asked, "limit", ROWS, MOST)?;
+    let millis = |nanoseconds: u64| (nanoseconds as f64 / 1e3).round() / 1e3;
+    let row = |shown: crate::sight::Shown| {
+        let (number, user, database) = shown.subject;
+        let baseline = shown.baseline;
+        json!({
+            "fingerprint": fingerprint::shown(number),
+            "text": baseline.text,
+            "user": user,
+            "database": database,
+            "samples": baseline.samples,
+            "confidence": baseline.confidence,
+            "p50Ms": millis(baseline.p50),
+            "p95Ms": millis(baseline.p95),
+            "p99Ms": millis(baseline.p99),
+            "nowMs": shown.now.map(|(median, _)| millis(median)),
+            "factor": shown.now.map(|(_, factor)| (factor * 100.0).round() / 100.0),
+            "level": shown.level.map(|level| level.word()),
+        })
+    };
+    let shown = context.shared.sight.baselines(most, &Viewer::of_all());
+    Ok(Json(shown.into_iter().map(row).collect()))
+}
+
+fn alerts(shared: &Shared) -> Value {
+    let (active, past) = shared.sight.alerts.all();
+    let all = |alerts: Vec<crate::sight::Alert>| -> Value {
+        alerts.iter().map(|alert| alert.json(&shared.sight)).collect()
+    };
+    json!({ "active": all(active), "past": all(past) })
+}
+
+async fn clients(State(context): State<Context>, asked: Asked) -> Answer {
+    let most = number(&asked, "limit", ROWS, MOST)?;
+    let mut clients = context.shared.registry.all();
+    clients.sort_unstable_by_key(|client| client.id);
+    let row = |client: &std::sync::Arc<crate::session::Handle>| {
+        let state = if client.pin() == Pin::None { "idle" } else { client.pin().label() };
+        json!({
+            "id": format!("sidebolt-{}", client.id),
+            "user": client.who().map(|who| who.name.clone()),
+            "address": client.peer.to_string(),
+            "state": state,
+            "since": moment(client.since),
+            "fingerprint": client.asked().map(fingerprint::shown),
+        })
+    };
+    Ok(Json(clients.iter().take(most).map(row).collect()))
+}
+
+async fn resources(State(context): State<Context>, asked: Asked) -> Answer {
+    let seconds = number(&asked, "seconds", SECONDS, 3600)?;
+    Ok(Json(json!(context.shared.sight.resources.latest(seconds))))
+}
+
+/// An overview each second, as server-sent events.
+async fn live(State(context): State<Context>) -> Response {
+    let Ok(place) = context.listeners.clone().try_acquire_owned() else {
+        let error = format!("{LISTENERS} pages listen already; close one of them");
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": error }))).into_response();
+    };
+    let (mut writer, reader) = tokio::io::duplex(BEHIND);
+    let stop = context.stop.clone();
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(Duration::from_secs(1));
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let work = async {
+            loop {
+                every.tick().await;
+                let event = format!("data: {}\n\n", overview(&context));
+                if writer.write_all(event.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let _ = stop.run_until_cancelled(work).await;
+        drop(place);
+    });
+    let head = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
+    (head, Body::from_stream(ReaderStream::new(reader))).into_response()
+}
+
+/// How many pages may listen at once.
+pub(super) fn listeners() -> std::sync::Arc<tokio::sync::Semaphore> {
+    std::sync::Arc::new(tokio::sync::Semaphore::new(LISTENERS))
+}
