@@ -98,6 +98,33 @@ pub(crate) enum Refusal {
         /// What happened.
         why: String,
     },
+    /// A rule of `guard.rules` denies it.
+    #[error("this statement is not allowed here ({rule})")]
+    Denied {
+        /// The rule, or its reason.
+        rule: String,
+    },
+    /// Its user may only read.
+    #[error("writing is not allowed here (guard.read_only or a rule read_only)")]
+    ReadOnly,
+    /// A statement is larger than it may be.
+    #[error("the statement's {what} has {bytes} bytes, {most} at most ({key})")]
+    TooLarge {
+        /// Text or parameters.
+        what: &'static str,
+        /// Its bytes.
+        bytes: usize,
+        /// So many there may be.
+        most: usize,
+        /// The key that says so.
+        key: &'static str,
+    },
+    /// Its client sent nothing for too long.
+    #[error("the transaction was rolled back: nothing came for {limit:?} (guard.idle_transaction_timeout)")]
+    Idle {
+        /// The limit.
+        limit: Duration,
+    },
     /// No member of the cluster takes this request.
     #[error("no {role} is known for database {database}: {reason}")]
     NoMember {
@@ -136,6 +163,9 @@ impl Refusal {
                 return format!("try again in {:?}", Duration::from_millis(millis)).into();
             }
             Self::Crowded { .. } => "try again later, or raise max_in_flight",
+            Self::Denied { .. } | Self::ReadOnly => "ask whoever runs Sidebolt",
+            Self::TooLarge { .. } => "send less at once",
+            Self::Idle { .. } => "begin another one, and do not pause in it",
             Self::Unreachable { .. } => "try again; if it stays, check upstream.uri and that Neo4j runs",
             Self::VersionUnsupported { .. } => "connect again to negotiate another version",
             Self::AcquisitionTimeout { .. } => {
@@ -162,6 +192,10 @@ impl Refusal {
             Self::BreakerOpen { .. } => "breaker_open",
             Self::RateLimited { .. } => "rate_limited",
             Self::Crowded { .. } => "crowded",
+            Self::Denied { .. } => "denied",
+            Self::ReadOnly => "read_only",
+            Self::TooLarge { .. } => "too_large",
+            Self::Idle { .. } => "idle_transaction",
             Self::NoMember { .. } => "no_member",
             Self::Outdated => "outdated",
             Self::Hint { .. } => "hint",
@@ -181,6 +215,10 @@ impl Refusal {
         match self {
             Self::TokenMismatch | Self::TokenRequired => (UNAUTHORIZED, UNAUTHORIZED_STATUS),
             Self::Hint { .. } => ("Neo.ClientError.Statement.ArgumentError", "22N00"),
+            Self::Denied { .. } => ("Neo.ClientError.Security.Forbidden", UNAUTHORIZED_STATUS),
+            Self::ReadOnly => ("Neo.ClientError.Statement.AccessMode", "25N06"),
+            Self::TooLarge { .. } => ("Neo.ClientError.General.LimitExceeded", "22N00"),
+            Self::Idle { .. } => ("Neo.ClientError.Transaction.TransactionTimedOut", "25N14"),
             Self::Outdated => ("Neo.TransientError.Transaction.Outdated", "40000"),
             Self::Unreachable { .. }
             | Self::VersionUnsupported { .. }
@@ -221,7 +259,13 @@ impl Refusal {
                 rules: "`all` (max_in_flight 50)".to_owned(),
                 why: "1000 requests wait already (guard.max_waiting)".to_owned(),
             },
-            Self::Crowded { .. } => Self::NoMember {
+            Self::Crowded { .. } => Self::Denied { rule: "deletes are for the night".to_owned() },
+            Self::Denied { .. } => Self::ReadOnly,
+            Self::ReadOnly => {
+                Self::TooLarge { what: "text", bytes: 70_000, most: 65_536, key: "guard.max_statement_bytes" }
+            }
+            Self::TooLarge { .. } => Self::Idle { limit: Duration::from_secs(60) },
+            Self::Idle { .. } => Self::NoMember {
                 role: "writer",
                 database: "neo4j".to_owned(),
                 reason: "an election may be under way".to_owned(),

@@ -157,7 +157,7 @@ impl Gate {
 }
 
 /// What counts as one address: an IPv4 address, or the /64 network that one IPv6 host has to itself.
-fn host(address: IpAddr) -> IpAddr {
+pub(crate) fn host(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
         other => other,

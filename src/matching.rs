@@ -149,6 +149,11 @@ impl Rules {
         self.list.is_empty()
     }
 
+    /// True if a `when` can be decided without the text.
+    pub(crate) fn needs_no_text(when: &When) -> bool {
+        Rule::of(when, Doubt::Fails).needs_no_text()
+    }
+
     /// True if one of them looks at the text.
     pub(crate) fn need_text(&self) -> bool {
         self.list.iter().any(|rule| !rule.needs_no_text() || rule.access.is_some())

@@ -1,9 +1,10 @@
 //! What is known of one database's commits: which kept answers are still what Neo4j would say.
 //!
-//! Transaction ids of a database are consecutive, and a *reading* (the bookmark of an empty transaction) carries the newest. Between two
-//! *quiet* readings, with none of our own commits half inside, the ids that were taken are counted: if there are no more than our own
-//! commits surely took, nobody else's commit hides among them, and the footprints of ours tell what has changed. In every other
-//! case all that was kept of the database is out of date.
+//! Transaction ids of a database are consecutive, and a *reading* (the bookmark of an empty transaction) carries the newest. The ids
+//! that were taken between two readings are counted: if there are no more than those that our own commits surely took that were
+//! acknowledged before the second one was asked for, then nobody else's commit hides among them, nor one of ours that is still on its
+//! way, and the footprints of ours tell what has changed. If there are more, they may be those of commits that are on their way, and
+//! nothing is known; but if none was on its way (a *quiet* reading), all that was kept of the database is out of date.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -156,32 +157,36 @@ impl Ledger {
         self.newest.fetch_max(id, Ordering::AcqRel);
     }
 
-    /// Readings so far: one that was begun before another has come says nothing new.
-    pub(super) fn readings(&self) -> u64 {
-        self.state.lock().readings
+    /// What is known before a probe is sent.
+    pub(super) fn before(&self) -> Before {
+        let state = self.state.lock();
+        Before { readings: state.readings, sure: state.sure }
     }
 
-    /// Takes a reading whose probe was sent at `moment`, when there had been so many `readings`.
-    pub(super) fn reading(&self, newest: i64, commits: &Commits, moment: Moment, readings: u64) -> Step {
+    /// Takes a reading whose probe was sent at `moment`, when so much was known.
+    pub(super) fn reading(&self, newest: i64, commits: &Commits, moment: Moment, before: Before) -> Step {
         self.seen(newest);
         let mut state = self.state.lock();
         let mut step = Step { span: state.span(newest), cleared: false };
-        if state.readings != readings {
+        if state.readings != before.readings {
             // Another reading came between: this one is older than what is known.
             return step;
         }
         state.readings += 1;
         let back = state.settled.is_some_and(|settled| newest < settled);
+        let known = state.settled.filter(|_| !state.doubt);
         // Under this lock: a commit that is counted has begun before.
         if commits.quiet_since(moment) {
-            let known = state.settled.filter(|_| !state.doubt);
-            let explained = known.is_some_and(|settled| newest == settled + state.sure);
-            if !explained {
+            if known.is_none_or(|settled| newest != settled + state.sure) {
                 step.cleared = known.is_some();
                 state.base = newest;
             }
             state.settled = Some(newest);
             (state.sure, state.doubt) = (0, false);
+        } else if known.is_some_and(|settled| newest == settled + before.sure) {
+            // Those that were acknowledged since have newer ids.
+            state.settled = Some(newest);
+            state.sure -= before.sure;
         } else if back {
             step.cleared = true;
             (state.base, state.settled, state.sure) = (i64::MAX, None, 0);
@@ -264,6 +269,15 @@ impl State {
     fn span(&self, newest: i64) -> Span {
         Span { newest, base: self.base, settled: self.settled.unwrap_or(-1) }
     }
+}
+
+/// What is known when a probe is sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Before {
+    /// Readings so far: one that was begun before another has come says nothing new.
+    readings: u64,
+    /// Ids that our own commits surely took since the last one.
+    sure: i64,
 }
 
 /// What a reading came to.

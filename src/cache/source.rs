@@ -241,7 +241,7 @@ impl Source {
     /// An empty transaction: its bookmark is the newest id.
     async fn probe(&self, connection: &mut Connection, shared: &Shared) -> Option<Reading> {
         let known = self.latest.load_full().map(|reading| Arc::clone(&reading.ledger));
-        let readings = known.as_ref().map_or(0, |ledger| ledger.readings());
+        let before = known.as_ref().map(|ledger| ledger.before()).unwrap_or_default();
         let moment = shared.cache.commits.moment();
         let sent = Instant::now();
         connection.queue_with(Tag::BEGIN, false, |out| self.put_begin(out));
@@ -259,7 +259,7 @@ impl Source {
             None => shared.cache.ledger(bookmark.database)?,
         };
         self.forget(shared);
-        let step = ledger.reading(bookmark.transaction, &shared.cache.commits, moment, readings);
+        let step = ledger.reading(bookmark.transaction, &shared.cache.commits, moment, before);
         if known_not(&self.ledger, &ledger) {
             self.knows(Arc::clone(&ledger));
         }

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::units::DurationText;
+use super::units::{DurationText, SizeText};
 use super::when::When;
 use crate::matching;
 
@@ -33,6 +33,32 @@ pub struct Guard {
     /// Metadata `{sidebolt: {priority: 'high'}}` (or `'low'`) let a request go before those of other users too; otherwise only before the
     /// same user's.
     pub trust_priority: bool,
+    /// Who may run what: a list of entries with `action` (`allow`, `deny`, `read_only`), and if wanted `when` and `reason`. The first `allow`
+    /// or `deny` that fits decides; what none fits is allowed.
+    #[schemars(extend("x-unit" = "list", "x-example" = "- {action: deny, when: {text: '(?i)detach delete'}}"))]
+    pub rules: Vec<Rule>,
+    /// Let nobody write: every request goes to Neo4j in access mode `r`, and what surely writes is refused at once.
+    pub read_only: bool,
+    /// The time-out of transactions (and of statements outside of them) that name none; 0s = as Neo4j has it.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "0s", "x-max" = "30days"))]
+    pub tx_timeout: Duration,
+    /// The longest time-out that one may name; 0s = any.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "0s", "x-max" = "30days"))]
+    pub max_tx_timeout: Duration,
+    /// A transaction whose client sends nothing for so long is rolled back, and its client told with its next request; 0s = never.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "0s", "x-max" = "30days"))]
+    pub idle_transaction_timeout: Duration,
+    /// Longest text of a statement; 0 = any.
+    #[serde(with = "SizeText")]
+    #[schemars(extend("x-min" = "0", "x-max" = "1GiB"))]
+    pub max_statement_bytes: usize,
+    /// Largest parameters of a statement; 0 = any. A request above `limits.max_inspected_request` counts as too large.
+    #[serde(with = "SizeText")]
+    #[schemars(extend("x-min" = "0", "x-max" = "1GiB"))]
+    pub max_parameter_bytes: usize,
 }
 
 /// An entry of `guard.limits`.
@@ -96,6 +122,32 @@ pub struct Cost {
     pub cost: u32,
     /// Which requests.
     pub when: When,
+}
+
+/// An entry of `guard.rules`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What is to be done.
+    pub action: Action,
+    /// Why, for whom it meets.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Which requests; by default all.
+    #[serde(default)]
+    pub when: When,
+}
+
+/// `guard.rules[].action`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// They may run.
+    Allow,
+    /// They may not.
+    Deny,
+    /// They may read.
+    ReadOnly,
 }
 
 /// `100/s`.
@@ -209,6 +261,13 @@ impl Default for Guard {
             max_waiting: 1000,
             max_wait: Duration::from_secs(5),
             trust_priority: false,
+            rules: Vec::new(),
+            read_only: false,
+            tx_timeout: Duration::ZERO,
+            max_tx_timeout: Duration::ZERO,
+            idle_transaction_timeout: Duration::ZERO,
+            max_statement_bytes: 0,
+            max_parameter_bytes: 0,
         }
     }
 }
@@ -217,6 +276,28 @@ impl Default for Guard {
 pub(super) type Faults = Vec<(String, String, &'static str)>;
 
 impl Guard {
+    /// True if requests are measured, or their time-outs are.
+    pub(crate) fn measures(&self) -> bool {
+        self.max_statement_bytes > 0
+            || self.max_parameter_bytes > 0
+            || !self.tx_timeout.is_zero()
+            || !self.max_tx_timeout.is_zero()
+    }
+
+    /// The time-out in milliseconds that a transaction gets instead of the one that it names.
+    pub(crate) fn timeout(&self, named: Option<i64>) -> Option<i64> {
+        let millis = |limit: Duration| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let most = Some(millis(self.max_tx_timeout)).filter(|most| *most > 0);
+        let usual = Some(millis(self.tx_timeout)).filter(|usual| *usual > 0);
+        match (named, most) {
+            // No end at all.
+            (Some(0), Some(most)) => Some(most),
+            (Some(named), Some(most)) if named > most => Some(most),
+            (Some(_), _) => None,
+            (None, most) => usual.map(|usual| most.map_or(usual, |most| usual.min(most))).or(most),
+        }
+    }
+
     /// What the types cannot say.
     pub(super) fn faults(&self) -> Faults {
         let mut faults = Faults::new();
@@ -235,7 +316,20 @@ impl Guard {
             }
             check_when(&key, &cost.when, &mut faults);
         }
-        for (key, count) in [("guard.limits", self.limits.len()), ("guard.costs", self.costs.len())] {
+        for (at, rule) in self.rules.iter().enumerate() {
+            let key = format!("guard.rules.[{at}]");
+            if rule.action == Action::ReadOnly && !matching::Rules::needs_no_text(&rule.when) {
+                let hint = "whether a transaction may write is decided at its BEGIN: use principal, application or database";
+                faults.push((key.clone(), "depends on the text".to_owned(), hint));
+            }
+            check_when(&key, &rule.when, &mut faults);
+        }
+        let lists = [
+            ("guard.limits", self.limits.len()),
+            ("guard.costs", self.costs.len()),
+            ("guard.rules", self.rules.len()),
+        ];
+        for (key, count) in lists {
             too_many(key, count, &mut faults);
         }
         faults
@@ -283,6 +377,30 @@ impl Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timeouts_are_given_and_capped() {
+        let guard = |usual, most| Guard {
+            tx_timeout: Duration::from_millis(usual),
+            max_tx_timeout: Duration::from_millis(most),
+            ..Guard::default()
+        };
+        for (usual, most, named, expected) in [
+            (0, 0, None, None),
+            (0, 0, Some(5), None),
+            (10, 0, None, Some(10)),
+            (10, 0, Some(99), None),
+            (10, 50, None, Some(10)),
+            (90, 50, None, Some(50)),
+            (0, 50, None, Some(50)),
+            (0, 50, Some(50), None),
+            (0, 50, Some(51), Some(50)),
+            (0, 50, Some(0), Some(50)),
+            (0, 50, Some(-1), None),
+        ] {
+            assert_eq!(guard(usual, most).timeout(named), expected, "{usual} {most} {named:?}");
+        }
+    }
 
     #[test]
     fn rates_are_read_and_written() {

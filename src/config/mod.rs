@@ -33,7 +33,7 @@ pub use breaker::Breaker;
 pub use cache::{Cache, CacheRule, Consistency, Store};
 pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
-pub use guard::{Cost, Guard, Limit, Per, Rate, Unit};
+pub use guard::{Action, Cost, Guard, Limit, Per, Rate, Rule, Unit};
 pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
 pub use sight::{Parameters, Sight, SlowRule};

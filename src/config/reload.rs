@@ -1,9 +1,9 @@
 //! Follows changes of the configuration while running: on SIGHUP, on request, and when a file that it is made from
 //! changes. A bad configuration is refused and the old one stays.
 //!
-//! Everything takes effect at once but the keys marked `x-restart` in the schema (`listen.address`, `upstream.uri`,
-//! `admin.address`, `log.format`): those keep their value and are logged as waiting for a restart. Sockets are bound and
-//! the log writer is built once, and sessions, bookmarks and caches belong to one database.
+//! Everything takes effect at once but the keys marked `x-restart` in the schema, such as `listen.address`: those keep
+//! their value and are logged as waiting for a restart. Sockets are bound and the log writer is built once, and sessions, bookmarks and
+//! caches belong to one database.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -363,7 +363,7 @@ fn keep_until_restart(old: &Config, new: &mut Config) -> Vec<&'static str> {
             }
         )*};
     }
-    keep!(listen.address, upstream.uri, admin.address, log.format);
+    keep!(listen.address, upstream.uri, sight.baseline_file, admin.address, log.format);
     pending
 }
 
@@ -619,6 +619,7 @@ mod tests {
         let mut new = Config::default();
         new.listen.address.set_port(1);
         new.upstream.uri = "bolt://x".to_owned();
+        new.sight.baseline_file = Some("x".into());
         new.admin.address = None;
         new.log.format = super::super::LogFormat::Json;
         let kept = keep_until_restart(&Config::default(), &mut new);

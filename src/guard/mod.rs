@@ -6,6 +6,7 @@ mod gate;
 mod keyed;
 mod metrics;
 mod policy;
+mod rules;
 
 pub(crate) use breaker::{Breaker, BreakerReport, Failing, Opened};
 pub(crate) use gate::{Entered, Permit, Priority, Ticket};

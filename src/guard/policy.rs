@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::bucket::Quota;
 use super::gate::{Gate, Priority, Seat, Ticket};
 use super::keyed::{Keyed, State};
+use super::rules::Access;
 use crate::config::{Config, Limit, Per};
 use crate::failure::Refusal;
 use crate::matching::{Asked, Doubt, Rules};
@@ -32,6 +33,8 @@ pub(crate) struct Policy {
     limits: Box<[Compiled]>,
     limited: Rules,
     costs: Rules,
+    /// Who may run what.
+    pub(crate) access: Access,
 }
 
 /// A limit with what it counts.
@@ -152,18 +155,39 @@ impl Policy {
             limits: guard.limits.iter().map(compile).collect(),
             limited: Rules::new(guard.limits.iter().map(|limit| (&limit.when, Doubt::Counts))),
             costs: Rules::new(guard.costs.iter().map(|cost| (&cost.when, Doubt::Counts))),
+            access: Access::new(guard),
             config: Arc::clone(config),
         }
     }
 
     /// True if it limits nothing.
     pub(crate) fn is_off(&self) -> bool {
-        self.limits.is_empty()
+        self.limits.is_empty() && self.access.is_off() && !self.config.guard.measures()
+    }
+
+    /// Whether a statement is small enough.
+    pub(crate) fn measure(&self, text: usize, parameters: usize) -> Result<(), Refusal> {
+        let guard = &self.config.guard;
+        for (what, bytes, most, key) in [
+            ("text", text, guard.max_statement_bytes, "guard.max_statement_bytes"),
+            ("parameters", parameters, guard.max_parameter_bytes, "guard.max_parameter_bytes"),
+        ] {
+            if most > 0 && bytes > most {
+                return Err(Refusal::TooLarge { what, bytes, most, key });
+            }
+        }
+        Ok(())
+    }
+
+    /// True if statements inside of transactions are looked at.
+    pub(crate) fn judges_statements(&self) -> bool {
+        let guard = &self.config.guard;
+        !self.access.is_off() || guard.max_statement_bytes > 0 || guard.max_parameter_bytes > 0
     }
 
     /// True if a request's text is looked at.
     pub(crate) fn needs_text(&self) -> bool {
-        self.limited.need_text() || self.costs.need_text()
+        self.limited.need_text() || self.costs.need_text() || !self.access.is_off()
     }
 
     /// Counts a request; with what it needs to get to Neo4j, if anything. Refused, it was counted by no limit.

@@ -4,15 +4,18 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bolt_wire::Tag;
-use bolt_wire::chunk;
-use bolt_wire::message::{Begin, Run};
-use bolt_wire::packstream::MapView;
+use bolt_wire::chunk::{self, Extent};
+use bolt_wire::message::{Begin, Outcome, Run};
+use bolt_wire::packstream::{MapEdit, MapView, Walker, encode};
+use bolt_wire::server::State;
+use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, timeout};
 
 use super::requests::Message;
 use super::{Session, Shared, Step};
 use crate::failure::Refusal;
 use crate::guard::{Asking, Entered, Permit, Policy, Ticket};
+use crate::listener::host;
 use crate::matching::Asked;
 use crate::statement::Statement;
 use crate::upstream::Principal;
@@ -23,8 +26,29 @@ pub(super) struct Guarded {
     policy: Arc<Policy>,
     /// What the last request needs to get to Neo4j.
     pub(super) ticket: Option<Ticket>,
+    /// What the open transaction's statements are judged by, if there are rules.
+    transaction: Option<Box<Begun>>,
+    /// The open transaction was rolled back because nothing came; its client does not know it yet.
+    expired: bool,
     /// The request has begun: it was answered in part, and is not refused any longer.
     pub(super) begun: bool,
+}
+
+/// What BEGIN said that rules look at.
+struct Begun {
+    reads: bool,
+    application: Box<str>,
+    database: Option<Box<str>>,
+}
+
+/// What came of asking whether a statement of an open transaction may run.
+pub(super) enum Ruled {
+    /// It may.
+    Runs,
+    /// It may not, which the client was told; it is gone.
+    Refused,
+    /// It has to wait for answers that are due.
+    Later,
 }
 
 /// What came of asking for a seat.
@@ -39,6 +63,20 @@ pub(super) enum Seated {
 
 /// The key of transaction metadata with the application's name.
 const APPLICATION: &str = "app";
+
+/// The bytes of the first message that have come, without chunk headers.
+fn beginning(mut buf: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some((header, rest)) = buf.split_first_chunk::<2>() {
+        let size = usize::from(u16::from_be_bytes(*header));
+        if size == 0 && !bytes.is_empty() {
+            break;
+        }
+        bytes.extend_from_slice(rest.get(..size).unwrap_or(rest));
+        buf = rest.get(size..).unwrap_or_default();
+    }
+    bytes
+}
 
 /// A user by its name; by its credentials if these have none (bearer tokens).
 fn who(principal: &Principal) -> Cow<'_, str> {
@@ -57,7 +95,12 @@ impl Guarded {
     /// Nothing yet.
     pub(super) fn new(shared: &Shared) -> Self {
         let policy = shared.guard.policy(&shared.config.load());
-        Self { policy, ticket: None, begun: false }
+        Self { policy, ticket: None, transaction: None, expired: false, begun: false }
+    }
+
+    /// A new request.
+    fn forget(&mut self) {
+        (self.ticket, self.transaction, self.begun) = (None, None, false);
     }
 
     /// The rules in force.
@@ -75,15 +118,17 @@ impl Session {
     /// refused, which the client was told.
     pub(super) fn let_pass(&mut self, message: Message) -> Option<Message> {
         let message = self.take_hints(message)?;
-        (self.guarded.ticket, self.guarded.begun) = (None, false);
+        self.guarded.forget();
         if self.guarded.policy(&self.shared).is_off() {
             return Some(message);
         }
         let policy = Arc::clone(&self.guarded.policy);
-        match self.weigh(&policy, message) {
-            Ok(ticket) => {
+        let measured =
+            if message.tag == Tag::RUN { self.measure(&policy, message.extent, false) } else { Ok(()) };
+        match measured.and_then(|()| self.weigh(&policy, message)) {
+            Ok((ticket, read_only)) => {
                 self.guarded.ticket = ticket;
-                Some(message)
+                Some(self.bind(&policy, message, read_only))
             }
             Err(refusal) => {
                 self.note_limited(&refusal);
@@ -93,47 +138,195 @@ impl Session {
         }
     }
 
-    /// The same for a request that is too large to be held: its text alone may be known. False if it was refused.
-    pub(super) fn let_large_pass(&mut self, _tag: Tag) -> bool {
-        (self.guarded.ticket, self.guarded.begun) = (None, false);
+    /// The same for a request that is too large to be held: its text alone can be known. False if it was refused.
+    pub(super) fn let_large_pass(&mut self, tag: Tag) -> bool {
+        self.guarded.forget();
         if self.guarded.policy(&self.shared).is_off() {
             return true;
         }
         let policy = Arc::clone(&self.guarded.policy);
-        match self.count(&policy, None, &MapView::EMPTY) {
-            Ok(ticket) => self.guarded.ticket = ticket,
+        let statement = self.large_statement(tag);
+        let measured = if tag == Tag::RUN { self.measure(&policy, Extent::default(), true) } else { Ok(()) };
+        let judged = measured
+            .and_then(|()| self.count(&policy, statement.as_deref(), &MapView::EMPTY))
+            .and_then(|(ticket, read_only)| {
+                // Its access mode comes behind its parameters: it cannot be changed.
+                let reads = statement.as_ref().is_some_and(|statement| statement.reads_only);
+                if read_only && !reads { Err(Refusal::ReadOnly) } else { Ok(ticket) }
+            });
+        match judged {
+            Ok(ticket) => {
+                self.guarded.ticket = ticket;
+                true
+            }
             Err(refusal) => {
                 self.note_limited(&refusal);
                 self.refuse(&refusal);
-                return false;
+                false
             }
         }
-        true
     }
 
-    fn weigh(&self, policy: &Policy, message: Message) -> Result<Option<Ticket>, Refusal> {
-        let mut scratch = bytes::BytesMut::new();
+    /// Whether a RUN inside of a transaction may run; `large`: it is too large to be held.
+    pub(super) fn let_run(&mut self, message: Message, large: bool) -> Ruled {
+        if message.tag != Tag::RUN || !self.guarded.policy(&self.shared).judges_statements() {
+            return Ruled::Runs;
+        }
+        let policy = Arc::clone(&self.guarded.policy);
+        let measured = self.measure(&policy, message.extent, large);
+        let Some(principal) = &self.principal else { return Ruled::Runs };
+        let statement =
+            if large { self.large_statement(Tag::RUN) } else { self.statement_at(message.extent) };
+        let begun = self.guarded.transaction.as_deref();
+        let asked = Asked {
+            statement: statement.as_deref(),
+            reads: begun.is_some_and(|begun| begun.reads),
+            principal: &principal.name,
+            application: begun.map_or(&self.profile.application, |begun| &begun.application),
+            database: begun.and_then(|begun| begun.database.as_deref()),
+        };
+        let Err(refusal) = measured.and_then(|()| policy.access.judge(&asked)) else { return Ruled::Runs };
+        if self.machine.in_flight() > 0 {
+            return Ruled::Later;
+        }
+        if !large {
+            self.inbuf.advance(message.extent.wire);
+        }
+        self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
+        self.machine.forwarded(Tag::RUN);
+        self.fail_local(&refusal.to_failure());
+        Ruled::Refused
+    }
+
+    /// Whether the RUN at the start of `inbuf` is small enough.
+    fn measure(&self, policy: &Policy, extent: Extent, large: bool) -> Result<(), Refusal> {
+        if large {
+            let begin = beginning(&self.inbuf);
+            let text = begin.get(2..).and_then(|fields| Walker::new(fields).string().ok());
+            let (text, parameters) =
+                text.map_or((begin.len(), 0), |text| (text.len(), begin.len() - text.len()));
+            return policy.measure(text, parameters);
+        }
+        let mut scratch = BytesMut::new();
+        match Run::parse(chunk::payload(&self.inbuf, extent, &mut scratch)) {
+            Ok(run) => policy.measure(run.text.len(), run.parameters.len()),
+            Err(_) => policy.measure(extent.payload, extent.payload),
+        }
+    }
+
+    fn statement_at(&self, extent: Extent) -> Option<Arc<Statement>> {
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, extent, &mut scratch);
+        let text = Walker::new(payload.get(2..)?).string().ok()?;
+        Some(self.shared.coalescer.statements.get(text))
+    }
+
+    /// What is known of the text of a RUN that has not come whole. A text that is too long itself is one that nobody looks into.
+    fn large_statement(&self, tag: Tag) -> Option<Arc<Statement>> {
+        if tag != Tag::RUN {
+            return None;
+        }
+        let begin = beginning(&self.inbuf);
+        let text = begin.get(2..).and_then(|fields| Walker::new(fields).string().ok());
+        Some(match text {
+            Some(text) => self.shared.coalescer.statements.get(text),
+            None => Arc::new(Statement::unread()),
+        })
+    }
+
+    /// The RUN or BEGIN at the start of `inbuf` goes on in access mode `r` if it may only read, so that Neo4j itself sees to it, and with
+    /// the time-out that it may have.
+    fn bind(&mut self, policy: &Policy, message: Message, read_only: bool) -> Message {
+        let timeout = self.timeout(policy, message);
+        if !read_only && timeout.is_none() {
+            return message;
+        }
+        self.edit(message, |_| {
+            let mut edit = MapEdit::removing(match (read_only, timeout) {
+                (true, Some(_)) => &["mode", "tx_timeout"],
+                (true, None) => &["mode"],
+                _ => &["tx_timeout"],
+            });
+            if read_only {
+                edit.add("mode", |out| encode::string("r", out));
+            }
+            if let Some(timeout) = timeout {
+                edit.add("tx_timeout", |out| encode::integer(timeout, out));
+            }
+            edit
+        })
+    }
+
+    /// The time-out that the RUN or BEGIN at the start of `inbuf` gets instead of its own.
+    fn timeout(&self, policy: &Policy, message: Message) -> Option<i64> {
+        let guard = &policy.config.guard;
+        if guard.tx_timeout.is_zero() && guard.max_tx_timeout.is_zero() {
+            return None;
+        }
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
+        let extra = match message.tag {
+            Tag::RUN => Run::parse(payload).ok()?.extra,
+            _ => Begin::parse(payload).ok()?.extra,
+        };
+        const NULL: &[u8] = &[0xC0];
+        match extra.get("tx_timeout").filter(|value| *value != NULL) {
+            None => guard.timeout(None),
+            // What is no number is Neo4j's to refuse.
+            Some(_) => guard.timeout(Some(extra.integer("tx_timeout")?)),
+        }
+    }
+
+    fn weigh(&mut self, policy: &Policy, message: Message) -> Result<(Option<Ticket>, bool), Refusal> {
+        let mut scratch = BytesMut::new();
         let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
         // What cannot be read is Neo4j's to refuse, and counts like anything else.
         let (text, extra) = match message.tag {
-            Tag::RUN => Run::parse(payload).map_or((None, MapView::EMPTY), |run| (Some(run.text), run.extra)),
-            _ => (None, Begin::parse(payload).map_or(MapView::EMPTY, |begin| begin.extra)),
+            Tag::RUN => match Run::parse(payload) {
+                Ok(run) => (Some(run.text), Some(run.extra)),
+                // Perhaps only its parameters are of a kind that is not known here.
+                Err(_) => (payload.get(2..).and_then(|fields| Walker::new(fields).string().ok()), None),
+            },
+            _ => (None, Begin::parse(payload).ok().map(|begin| begin.extra)),
         };
+        let is_readable = extra.is_some();
+        let extra = extra.unwrap_or(MapView::EMPTY);
         let text = text.filter(|_| policy.needs_text());
         let statement = text.map(|text| self.shared.coalescer.statements.get(text));
-        self.count(policy, statement.as_deref(), &extra)
+        let counted = self.count(policy, statement.as_deref(), &extra)?;
+        if counted.1 && !is_readable {
+            return Err(Refusal::ReadOnly);
+        }
+        if message.tag == Tag::BEGIN && !policy.access.is_off() {
+            let begun = Begun {
+                reads: counted.1 || extra.string("mode") == Some("r"),
+                application: self.application(&extra).into(),
+                database: self.database(&extra).map(|name| name.as_ref().into()),
+            };
+            self.guarded.transaction = Some(Box::new(begun));
+        }
+        Ok(counted)
     }
 
+    /// The database that a request goes to, if that is known.
+    pub(super) fn database<'a>(&self, extra: &MapView<'a>) -> Option<Cow<'a, str>> {
+        if let Some(named) = extra.string("db") {
+            // Neo4j does not tell `Movies` from `movies`.
+            return Some(lowered(named));
+        }
+        let home = self.principal.as_ref().and_then(|principal| self.shared.upstream.home(principal));
+        home.map(|home| lowered(&home).into_owned().into())
+    }
+
+    /// Judges and counts a request: what it needs to get to Neo4j, and whether it may only read.
     fn count(
         &self,
         policy: &Policy,
         statement: Option<&Statement>,
         extra: &MapView<'_>,
-    ) -> Result<Option<Ticket>, Refusal> {
-        let Some(principal) = &self.principal else { return Ok(None) };
-        let home = extra.string("db").is_none().then(|| self.shared.upstream.home(principal)).flatten();
-        // Neo4j does not tell `Movies` from `movies`.
-        let database = extra.string("db").or(home.as_deref()).map(lowered);
+    ) -> Result<(Option<Ticket>, bool), Refusal> {
+        let Some(principal) = &self.principal else { return Ok((None, false)) };
+        let database = self.database(extra);
         let who = who(principal);
         let asked = Asked {
             statement,
@@ -142,9 +335,46 @@ impl Session {
             application: self.application(extra),
             database: database.as_deref(),
         };
-        let address = self.registration.peer.ip().to_canonical();
+        let read_only = if policy.access.is_off() { false } else { policy.access.judge(&asked)? };
+        let address = host(self.registration.peer.ip());
         let asking = Asking { asked, who: &who, address, priority: self.hints.priority };
-        policy.admit(&asking, self.shared.guard.now())
+        Ok((policy.admit(&asking, self.shared.guard.now())?, read_only))
+    }
+
+    /// Rolls the open transaction back if its client has sent nothing for too long.
+    pub(super) fn end_idle_transaction(&mut self) {
+        let limit = self.shared.config.load().guard.idle_transaction_timeout;
+        if limit.is_zero()
+            || self.machine.in_flight() > 0
+            || self.machine.state() != State::Transaction
+            || self.lease.is_none()
+            || !self.inbuf.is_empty()
+            || self.last_read.max(self.last_heard).elapsed() < limit
+        {
+            return;
+        }
+        tracing::info!(session = self.registration.id, ?limit, "An idle transaction was rolled back.");
+        (self.exchange.failed, self.guarded.expired) = (true, true);
+        let nothing = self.end_exchange();
+        self.shared.buffers.give(nothing);
+    }
+
+    /// A message of a transaction that was rolled back because nothing came; true if it was answered.
+    pub(super) fn take_expired(&mut self, message: Message) -> bool {
+        if !std::mem::take(&mut self.guarded.expired) {
+            return false;
+        }
+        self.inbuf.advance(message.extent.wire);
+        if matches!(message.tag, Tag::RESET | Tag::ROLLBACK) {
+            (0..std::mem::take(&mut self.overtaken)).for_each(|_| self.put_ignored());
+            self.machine.answered_here(message.tag, Outcome::DONE);
+            self.put_success(&[0xA0]);
+            return true;
+        }
+        let limit = self.shared.config.load().guard.idle_transaction_timeout;
+        self.machine.answered_here(message.tag, Outcome::Failure);
+        self.put_refusal(&Refusal::Idle { limit });
+        true
     }
 
     /// What the application calls itself, in the metadata of this request or for good.

@@ -302,7 +302,7 @@ impl Session {
     }
 
     /// FAILURE for a request that the machine counts as sent on. The transaction that it belongs to is over, at Neo4j too.
-    fn fail_local(&mut self, failure: &Failure) {
+    pub(super) fn fail_local(&mut self, failure: &Failure) {
         self.machine.answered(Outcome::Failure);
         let version = self.version();
         failure.write(version, self.own_answers());

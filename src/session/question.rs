@@ -55,12 +55,13 @@ impl Session {
         let source = self.source_of(principal, extra.string("db"))?;
         let reached = newest_own(&extra, source.ledger().as_deref())?;
         let key = self.answer_key(&statement, &extra, run.parameters, begin.is_some())?;
+        let database = self.database(&extra);
         let asking = Asked {
             statement: Some(&statement),
             reads: extra.string("mode") == Some("r"),
             principal: &principal.name,
             application: self.application(&extra),
-            database: extra.string("db"),
+            database: database.as_deref(),
         };
         let mut policy = self.shared.cache.policy(&config, &asking)?;
         if let Some(CacheHint::Fresh(consistency)) = self.hints.cache {

@@ -40,7 +40,11 @@ impl Shared {
     }
 
     fn tick(&self) -> Duration {
-        (self.read_timeout().min(self.noop_interval()) / 20).clamp(Duration::from_millis(5), LONGEST_TICK)
+        let idle = self.config.load().guard.idle_transaction_timeout;
+        let idle = if idle.is_zero() { LONGEST_TICK } else { idle / 4 };
+        (self.read_timeout().min(self.noop_interval()) / 20)
+            .min(idle)
+            .clamp(Duration::from_millis(5), LONGEST_TICK)
     }
 }
 
@@ -88,6 +92,7 @@ impl Session {
             );
             return Err(self.lose_upstream());
         }
+        self.end_idle_transaction();
         // Whole requests do not stay here while nothing is due, so this one is not whole.
         let limit = self.shared.config.load().listen.write_timeout;
         if self.machine.in_flight() == 0 && !self.inbuf.is_empty() && self.last_read.elapsed() >= limit {

@@ -17,7 +17,7 @@ use super::cached::Looked;
 use super::deferred::Deferring;
 use super::errand::Joined;
 use super::filter::queue_filtered;
-use super::guarded::Seated;
+use super::guarded::{Ruled, Seated};
 use super::held::Begun;
 use super::hints::CoalesceHint;
 use super::local::Taken;
@@ -72,12 +72,20 @@ impl Session {
         match self.machine.judge(tag) {
             Verdict::Wait => return Ok(false),
             Verdict::Continue | Verdict::Interrupt => {
+                if self.take_expired(message) {
+                    return Ok(true);
+                }
                 if self.results.is_some() || tag == Tag::RUN {
                     match self.take_local(message)? {
                         Taken::Done => return Ok(true),
                         Taken::Later => return Ok(false),
                         Taken::Not => {}
                     }
+                }
+                match self.let_run(message, false) {
+                    Ruled::Runs => {}
+                    Ruled::Refused => return Ok(true),
+                    Ruled::Later => return Ok(false),
                 }
                 // Waiting for others, or beginning late, has a large state: boxed.
                 if self.held.is_some() && Box::pin(self.take_held(message)).await? {

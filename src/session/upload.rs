@@ -10,6 +10,7 @@ use bolt_wire::server::Verdict;
 use bytes::Buf;
 use tokio::time::Instant;
 
+use super::guarded::Ruled;
 use super::requests::{Leased, Message};
 use super::{End, Session, Step};
 use crate::upstream::{Access, Key};
@@ -45,6 +46,14 @@ impl Session {
             }
             Verdict::Continue => {
                 let nothing = Message { tag, extent: Extent::default() };
+                if self.take_expired(nothing) {
+                    return self.swallow().await.map(|()| true);
+                }
+                match self.let_run(nothing, true) {
+                    Ruled::Runs => {}
+                    Ruled::Refused => return self.swallow().await.map(|()| true),
+                    Ruled::Later => return Ok(false),
+                }
                 if self.held.is_some() && Box::pin(self.go_on(nothing, None)).await? {
                     // It was refused, or its transaction was: the rest of it goes nowhere.
                     return if self.held.is_some() { Ok(true) } else { self.swallow().await.map(|()| true) };

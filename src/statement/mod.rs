@@ -136,6 +136,13 @@ impl Statement {
         self.cacheable.is_ok() || !self.moments.is_empty()
     }
 
+    /// Of a text that has not come whole.
+    pub(crate) fn unread() -> Self {
+        let reason = "it is too long";
+        let (class, effects) = (Class::Other(reason), Effects::unknown(reason));
+        Self::of("", "", Box::default(), Names::unknown(), class, effects)
+    }
+
     /// Looks into a text.
     pub(crate) fn parse(text: &str) -> Self {
         if text.len() > LONGEST {

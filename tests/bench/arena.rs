@@ -35,6 +35,10 @@ pub(crate) enum Way {
     Strict,
     /// Sidebolt with its cache, hits right within a bound.
     Bounded,
+    /// Sidebolt without limits.
+    Unguarded,
+    /// Sidebolt with limits that nobody reaches.
+    Guarded,
     /// No proxy, and the writes batched by the client itself.
     ByHand,
 }
@@ -49,6 +53,8 @@ impl fmt::Display for Way {
             Self::Uncached => "Sidebolt, no cache",
             Self::Strict => "Sidebolt, strict",
             Self::Bounded => "Sidebolt, bounded",
+            Self::Unguarded => "Sidebolt, no limits",
+            Self::Guarded => "Sidebolt, limits",
             Self::ByHand => "UNWIND by hand",
         })
     }
@@ -142,6 +148,24 @@ impl Arena {
                 targets.push(Target { way, address, pid: Some(server.pid()), admin: Some(admin) });
                 servers.push(server);
             }
+        }
+        Ok(Self { targets, upstream, _servers: servers })
+    }
+
+    /// Sidebolts in front of an upstream that runs already, each with `more` in its configuration.
+    pub(crate) fn of_sidebolts(
+        upstream: Target,
+        ways: &[(Way, &str)],
+        pool_size: usize,
+        programs: &Programs,
+    ) -> Result<Self> {
+        let program = programs.sidebolt.as_ref().context("there is no Sidebolt to be measured")?;
+        let (mut targets, mut servers) = (Vec::new(), Vec::new());
+        for (way, more) in ways {
+            let (server, [address, admin]) =
+                start_sidebolt(program, more, upstream.address, pool_size, programs)?;
+            targets.push(Target { way: *way, address, pid: Some(server.pid()), admin: Some(admin) });
+            servers.push(server);
         }
         Ok(Self { targets, upstream, _servers: servers })
     }
@@ -317,6 +341,10 @@ fn start_sidebolt(
     fs::write(&config, text)?;
     let mut command = Command::new(program);
     command.arg("run").arg("--config").arg(&config);
+    // Keys of the sections that stand above already.
+    for key in more.lines().filter_map(|line| line.strip_prefix("# set: ")) {
+        command.args(["--set", key]);
+    }
     let overrides = |name: &str| name.starts_with("NEO4J_") || name.starts_with("SIDEBOLT_");
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(overrides)) {
         command.env_remove(name);

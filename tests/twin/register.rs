@@ -73,7 +73,7 @@ impl Args {
             };
             let staleness = self.max_staleness;
             lines.push(format!(
-                "cache: {{enabled: true, consistency: {consistency}, max_staleness: {staleness}ms}}"
+                "cache: {{enabled: true, consistency: {consistency}, max_staleness: {staleness}ms, rules: [{{store: always}}]}}"
             ));
         }
         lines.join("\n")

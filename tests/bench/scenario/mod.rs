@@ -4,6 +4,7 @@ mod busy;
 mod cache;
 mod coalesce;
 mod connect;
+mod guard;
 mod idle;
 mod latency;
 mod stream;
@@ -41,6 +42,8 @@ pub(crate) enum Scenario {
     Coalesce,
     /// Hot reads: direct, and through Sidebolt without and with its cache.
     Cache,
+    /// Limits, the queue and the circuit breaker: what they cost, what they hold.
+    Guard,
     /// 100,000 nodes and 500,000 relationships written as singles; long, and only run when it is named.
     Bulk,
 }
@@ -97,6 +100,7 @@ impl Scenario {
             Self::Connect => connect::run(settings),
             Self::Coalesce => coalesce::run(settings),
             Self::Cache => cache::run(settings),
+            Self::Guard => guard::run(settings),
             Self::Bulk => coalesce::bulk(settings),
         }?;
         if let Some(cores) = median(findings.foreign.iter().copied()).filter(|cores| *cores > 0.05) {

@@ -231,7 +231,8 @@ async fn kept_answers_are_served_while_it_is_open() {
         })
         .await;
         let mut client = Client::login(sidebolt.address, V, Neo4j::USER, &neo4j.password).await;
-        let text = "MATCH (n:ItGuardStale {id: 1}) RETURN n.v AS v";
+        let text =
+            "MATCH (n:ItGuardStale {id: 1}) UNWIND range(1, 200000) AS x RETURN n.v AS v, count(x) AS c";
         within_async(PATIENCE, "the answer is kept", || async {
             let mut client = Client::login(sidebolt.address, V, Neo4j::USER, &neo4j.password).await;
             client.value(text).await;

@@ -1,5 +1,7 @@
-//! The guard: breakers, limits.
+//! The guard: breakers, limits, access.
 
+mod access;
+mod bounds;
 mod breaker;
 mod limits;
 

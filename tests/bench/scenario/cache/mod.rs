@@ -38,7 +38,7 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
             latency_rows(&mut table, &load, &all, &mut findings);
             judge(name, connections, &all, &mut findings);
             if connections == 1 {
-                judge_hits(direct.get_or_insert(all.clone()), &all, name, &mut findings);
+                judge_hits(direct.get_or_insert_with(|| all.clone()), &all, name, &mut findings);
             }
         }
     }
