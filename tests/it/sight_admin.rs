@@ -101,7 +101,10 @@ async fn the_api_answers_what_its_description_says() {
             continue;
         }
         let answer = json(&sidebolt, path).await;
-        assert!(!answer.to_string().contains("hunter2") && !answer.to_string().contains("42424"), "{answer}");
+        assert!(
+            !answer.to_string().contains("hunter2") && !answer.to_string().contains("big 4242"),
+            "{answer}"
+        );
         assert!(!answer.to_string().contains("parameter42"), "{answer}");
         match schema["type"].as_str().unwrap() {
             "array" => {
