@@ -25,7 +25,7 @@ const USUAL_FILES: [&str; 2] = ["proxy.yaml", "/etc/sidebolt/proxy.yaml"];
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest answer that a health check reads, in bytes.
-const MAX_ANSWER: u64 = 64 * 1024;
+const MAX_ANSWER: u64 = 4 * 1024 * 1024;
 
 /// What `--version` says: version, commit if known when built, protocol versions.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -54,8 +54,30 @@ pub enum Command {
     Demo(DemoArgs),
     /// Ask a running proxy for its health; exit code 0 if it is well, else 1
     Healthcheck(HealthcheckArgs),
+    /// Show what a running proxy does, again and again
+    Top(TopArgs),
     /// Let a running proxy forget cached answers
     Invalidate(InvalidateArgs),
+}
+
+/// What `top` shows.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// Queries shown
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rows: u16,
+    /// Seconds from one look to the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub every: u16,
+    /// Look once
+    #[arg(long)]
+    pub once: bool,
+    /// Address of the admin port [default: admin.address of the configuration]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// Configuration file, for the address and the token of the admin port
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Where the configuration comes from, and what overrules it.
@@ -285,14 +307,17 @@ pub async fn invalidate(args: &InvalidateArgs) -> ExitCode {
 }
 
 /// One request to the admin port.
-async fn request(
+pub(crate) async fn request(
     admin: &Option<String>,
     config: &Option<PathBuf>,
     path: &str,
     body: Option<&str>,
 ) -> Result<String, String> {
     let address = admin_address(admin, config)?;
-    ask(&address, path, body, HEALTH_TIMEOUT).await.map_err(|error| format!("{address}{path}: {error}"))
+    let token = admin_token(admin.is_none(), config)?;
+    ask(&address, path, body, token.as_deref(), HEALTH_TIMEOUT)
+        .await
+        .map_err(|error| format!("{address}{path}: {error}"))
 }
 
 /// Prints what was answered, and whether that is well.
@@ -326,13 +351,30 @@ fn admin_address(admin: &Option<String>, config: &Option<PathBuf>) -> Result<Str
 }
 
 /// The body of the answer if its status is 200. `body`: what is posted, as JSON; none = it is asked for.
-async fn ask(address: &str, path: &str, body: Option<&str>, limit: Duration) -> Result<String, String> {
+/// The admin port's token, if the configuration has one. Where it has no need to be right, it is not.
+fn admin_token(needed: bool, config: &Option<PathBuf>) -> Result<Option<String>, String> {
+    let sources = ConfigArgs { config: config.clone(), ..ConfigArgs::default() }.sources();
+    match Config::load(&sources) {
+        Ok(loaded) => Ok(loaded.config.admin.token.map(|secret| secret.0.clone())),
+        Err(errors) if needed => Err(errors.to_string()),
+        Err(_) => Ok(None),
+    }
+}
+
+async fn ask(
+    address: &str,
+    path: &str,
+    body: Option<&str>,
+    token: Option<&str>,
+    limit: Duration,
+) -> Result<String, String> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
         let method = if body.is_some() { "POST" } else { "GET" };
         let body = body.unwrap_or_default();
+        let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{token}\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
@@ -504,7 +546,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.expect("answered");
             String::from_utf8(request).expect("UTF-8")
         };
-        tokio::join!(ask(&address, "/readyz", None, Duration::from_secs(20)), server)
+        tokio::join!(ask(&address, "/readyz", None, None, Duration::from_secs(20)), server)
     }
 
     #[tokio::test]
@@ -528,10 +570,10 @@ mod tests {
     async fn a_silent_or_absent_port_is_ill() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
-        let silent = ask(&address, "/livez", None, Duration::from_millis(50)).await;
+        let silent = ask(&address, "/livez", None, None, Duration::from_millis(50)).await;
         assert_eq!(silent, Err("no answer within 0.05 s".to_owned()));
         drop(listener);
-        let absent = ask(&address, "/livez", None, Duration::from_secs(20)).await;
+        let absent = ask(&address, "/livez", None, None, Duration::from_secs(20)).await;
         assert!(absent.is_err_and(|error| error.contains("refused")));
     }
 }

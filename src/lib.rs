@@ -22,6 +22,7 @@ pub mod run;
 mod session;
 mod sight;
 mod statement;
+pub mod top;
 pub mod transport;
 mod upstream;
 

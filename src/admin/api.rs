@@ -153,6 +153,7 @@ async fn slow(State(context): State<Context>, asked: Asked) -> Answer {
             "parameters": slow.parameters,
             "user": slow.user,
             "database": slow.database,
+            "application": slow.application,
             "client": slow.client,
             "answered": slow.answered.word(),
             "outcome": slow.outcome.word(),
@@ -214,6 +215,7 @@ async fn clients(State(context): State<Context>, asked: Asked) -> Answer {
         json!({
             "id": format!("sidebolt-{}", client.id),
             "user": client.who().map(|who| who.name.clone()),
+            "application": client.application(),
             "address": client.peer.to_string(),
             "state": state,
             "since": moment(client.since),

@@ -36,7 +36,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use guard::{Action, Cost, Guard, Limit, Per, Rate, Rule, Unit};
 pub use load::{Loaded, Override, Sources};
 pub use schema::{Key, keys};
-pub use sight::{Parameters, Sight};
+pub use sight::{Parameters, Sight, SlowRule};
 pub use uri::{TlsTrust, UpstreamUri};
 pub use when::{AccessKind, When};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::When;
 use super::units::DurationText;
 
 /// How much of the parameters of a slow query is shown.
@@ -35,6 +36,9 @@ pub struct Sight {
     #[serde(with = "DurationText")]
     #[schemars(extend("x-min" = "0s", "x-max" = "24h"))]
     pub slow_threshold: Duration,
+    /// Exceptions: a list of entries with `when` (`label`, `type`, `text`, `fingerprint`, `access`, `principal`, `application`, `database`) and `threshold`; the first whose `when` holds decides.
+    #[schemars(extend("x-unit" = "list", "x-example" = "- {when: {label: Report}, threshold: 10s}"))]
+    pub slow_rules: Vec<SlowRule>,
     /// Slow requests that are kept for `CALL sidebolt.slow()`.
     #[schemars(extend("x-min" = "0", "x-max" = "100000"))]
     pub slow_kept: usize,
@@ -60,6 +64,23 @@ pub struct Sight {
     pub alertmanager: Option<String>,
 }
 
+/// An entry of `sight.slow_rules`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SlowRule {
+    /// Which requests it is about; without keys all of them.
+    pub when: When,
+    /// Instead of `sight.slow_threshold`.
+    #[serde(with = "DurationText")]
+    pub threshold: Duration,
+}
+
+impl Default for SlowRule {
+    fn default() -> Self {
+        Self { when: When::default(), threshold: Duration::from_secs(1) }
+    }
+}
+
 impl Default for Sight {
     fn default() -> Self {
         Self {
@@ -67,6 +88,7 @@ impl Default for Sight {
             max_queries: 1000,
             observers: None,
             slow_threshold: Duration::from_secs(1),
+            slow_rules: Vec::new(),
             slow_kept: 1000,
             slow_lines_per_second: 10,
             slow_parameters: Parameters::Redact,

@@ -299,6 +299,17 @@ impl Checker<'_> {
     }
 
     fn sight(&mut self) {
+        let rules = self.config.sight.slow_rules.clone();
+        if rules.len() > matching::MOST && !self.faulty.iter().any(|key| key.starts_with("sight.slow_rules"))
+        {
+            let hint = format!("keep at most {}", matching::MOST);
+            self.fail("sight.slow_rules", format!("has {} entries", rules.len()), hint);
+        }
+        for (at, rule) in rules.iter().enumerate() {
+            if let Err((name, what, hint)) = matching::check(&rule.when) {
+                self.fail(&format!("sight.slow_rules.[{at}].when.{name}"), what, hint);
+            }
+        }
         let sight = &self.config.sight;
         let urls = [("sight.webhook", &sight.webhook), ("sight.alertmanager", &sight.alertmanager)];
         for (key, url) in urls.map(|(key, url)| (key, url.clone())) {

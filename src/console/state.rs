@@ -44,6 +44,7 @@ pub(super) const CLIENTS: Procedure = Procedure {
     columns: &[
         column("id", "STRING", "Sidebolt's name for the connection, as in HELLO's answer"),
         column("user", "STRING", "who is logged in"),
+        column("application", "STRING", "what the application calls itself"),
         column("address", "STRING", "the client's address"),
         column(
             "state",
@@ -64,6 +65,7 @@ pub(super) const CLIENTS: Procedure = Procedure {
             Some(vec![
                 format!("sidebolt-{}", client.id).into(),
                 who.name.as_str().into(),
+                client.application().into(),
                 client.peer.to_string().into(),
                 state.into(),
                 moment(client.since).into(),

@@ -219,6 +219,7 @@ impl Session {
         let hello = hello.unwrap_or(MapView::EMPTY);
         let routing = hello.map("routing");
         *self.profile = profile(&hello, version);
+        self.registration.set_application(&self.profile.application);
         let features = version.features();
         let principal = if features.auth_in_hello { Some(self.admit(&hello)?) } else { None };
         self.key = Arc::new(Key {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -49,6 +49,8 @@ pub(crate) struct Handle {
     pub(crate) since: u64,
     /// Who is logged in.
     who: Mutex<Option<Arc<Principal>>>,
+    /// What its application calls itself.
+    application: OnceLock<Box<str>>,
     /// The fingerprint of what it asked last; 0 = nothing yet.
     asked: AtomicU64,
     pin: AtomicU8,
@@ -77,6 +79,7 @@ impl Registry {
             peer,
             since: crate::sight::now(),
             who: Mutex::default(),
+            application: OnceLock::new(),
             asked: AtomicU64::new(0),
             pin: AtomicU8::new(Pin::None as u8),
             ending: AtomicBool::new(false),
@@ -154,6 +157,17 @@ impl Handle {
     /// Somebody is logged in, or nobody any longer.
     pub(crate) fn set_who(&self, who: Option<&Arc<Principal>>) {
         *self.who.lock() = who.cloned();
+    }
+
+    /// What its application calls itself; empty = it has not said.
+    pub(crate) fn application(&self) -> &str {
+        self.application.get().map(|name| &**name).unwrap_or_default()
+    }
+
+    /// Its application calls itself this.
+    pub(crate) fn set_application(&self, name: &str) {
+        // It says so once.
+        let _ = self.application.set(name.into());
     }
 
     /// The fingerprint of what it asked last.

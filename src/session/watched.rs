@@ -319,6 +319,7 @@ impl Request {
     ) -> Option<Last> {
         let (shared, principal, registration) = place;
         let principal = principal.as_ref()?;
+        let application = registration.application();
         let finished = Finished {
             statement: &self.statement,
             principal,
@@ -333,6 +334,7 @@ impl Request {
             first: self.first,
             t_first: self.t_first,
             t_last: self.t_last,
+            application,
             client: Some(registration.peer),
             parameters: self.parameters.as_deref(),
         };

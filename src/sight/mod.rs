@@ -68,6 +68,8 @@ pub(crate) struct Finished<'a> {
     /// Neo4j's own times, in milliseconds: until the first record, and from there to the last.
     pub(crate) t_first: Option<i64>,
     pub(crate) t_last: Option<i64>,
+    /// What its application calls itself.
+    pub(crate) application: &'a str,
     /// Its client's address.
     pub(crate) client: Option<SocketAddr>,
     /// Its parameters (a PackStream map), if they are to be shown.
@@ -93,6 +95,7 @@ pub(crate) struct Sight {
     metrics: Arc<Metrics>,
     queries: Queries,
     slow: SlowLog,
+    rules: slow::Thresholds,
     baselines: Mutex<Baselines>,
     pub(crate) alerts: Alerts,
     /// How long everything takes.
@@ -108,6 +111,7 @@ impl Sight {
             metrics,
             queries: Queries::default(),
             slow: SlowLog::default(),
+            rules: slow::Thresholds::default(),
             baselines: Mutex::default(),
             alerts: Alerts::default(),
             all: Histogram::default(),
@@ -117,10 +121,10 @@ impl Sight {
     }
 
     /// A request is over. Gives its code to keep.
-    pub(crate) fn record(&self, finished: &Finished<'_>, config: &Config) -> Option<Arc<str>> {
+    pub(crate) fn record(&self, finished: &Finished<'_>, config: &Arc<Config>) -> Option<Arc<str>> {
         self.all.record(queries::nanoseconds(finished.took));
         let row = self.queries.record(finished, config.sight.max_queries);
-        let threshold = config.sight.slow_threshold;
+        let threshold = self.rules.of(config, finished);
         if finished.took > threshold && !threshold.is_zero() {
             self.note_slow(finished, &row, &config.sight);
         }

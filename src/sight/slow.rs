@@ -5,6 +5,7 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bolt_wire::packstream::{MapView, Value};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -13,7 +14,8 @@ use tokio::time::Instant;
 use super::advice::{Advice, Plan};
 use super::queries::{Answered, Outcome, Row};
 use super::{Finished, moment};
-use crate::config::{self, Parameters};
+use crate::config::{self, Config, Parameters};
+use crate::matching::{Asked, Doubt, Rules};
 use crate::statement::{Statement, fingerprint};
 use crate::upstream::Principal;
 
@@ -36,6 +38,7 @@ pub(crate) struct Slow {
     pub(crate) principal: [u8; 32],
     pub(crate) user: Box<str>,
     pub(crate) database: Option<Box<str>>,
+    pub(crate) application: Box<str>,
     pub(crate) client: Box<str>,
     pub(crate) answered: Answered,
     pub(crate) outcome: Outcome,
@@ -58,6 +61,41 @@ pub(super) struct Wanted {
     pub(super) database: Option<Arc<str>>,
     pub(super) rows: u64,
     pub(super) varied: bool,
+}
+
+/// The thresholds of the configuration in force; rules are compiled when they are first needed.
+#[derive(Default)]
+pub(super) struct Thresholds {
+    compiled: ArcSwapOption<(Arc<Config>, Rules)>,
+}
+
+impl Thresholds {
+    /// From when on a request is slow; zero = never.
+    pub(super) fn of(&self, config: &Arc<Config>, finished: &Finished<'_>) -> Duration {
+        let rules = &config.sight.slow_rules;
+        if rules.is_empty() {
+            return config.sight.slow_threshold;
+        }
+        let asked = Asked {
+            statement: Some(finished.statement),
+            reads: false,
+            principal: &finished.principal.name,
+            application: finished.application,
+            database: finished.database.map(|name| &**name),
+        };
+        let known = self.compiled.load();
+        let holding = match known.as_ref().filter(|known| Arc::ptr_eq(&known.0, config)) {
+            Some(known) => known.1.holding(&asked),
+            None => {
+                let compiled = Rules::new(rules.iter().map(|rule| (&rule.when, Doubt::Fails)));
+                let holding = compiled.holding(&asked);
+                self.compiled.store(Some(Arc::new((Arc::clone(config), compiled))));
+                holding
+            }
+        };
+        let rule = rules.get(holding.trailing_zeros() as usize);
+        rule.map_or(config.sight.slow_threshold, |rule| rule.threshold)
+    }
 }
 
 /// Fingerprint, principal, database.
@@ -199,6 +237,7 @@ impl Slow {
             principal: row.principal,
             user: row.user.clone(),
             database: row.database.clone(),
+            application: finished.application.into(),
             client: finished.client.map(|client| client.to_string()).unwrap_or_default().into(),
             answered: finished.answered,
             outcome: finished.outcome,
@@ -234,6 +273,7 @@ impl Slow {
             parameters = self.parameters.as_deref(),
             user = &*self.user,
             database = self.database.as_deref(),
+            application = &*self.application,
             client = &*self.client,
             answered = self.answered.word(),
             outcome = self.outcome.word(),

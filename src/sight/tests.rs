@@ -6,7 +6,7 @@ use crate::upstream::Identities;
 
 struct World {
     sight: Sight,
-    config: Config,
+    config: Arc<Config>,
     ann: Arc<Principal>,
     bob: Arc<Principal>,
 }
@@ -17,7 +17,7 @@ fn world(max_queries: usize) -> World {
     let mut config = Config::default();
     config.sight.max_queries = max_queries;
     let (ann, bob) = (user("ann"), user("bob"));
-    World { sight: Sight::new(Arc::new(Metrics::new())), config, ann, bob }
+    World { sight: Sight::new(Arc::new(Metrics::new())), config: Arc::new(config), ann, bob }
 }
 
 impl World {
@@ -48,6 +48,7 @@ impl World {
             first: Duration::ZERO,
             t_first: None,
             t_last: None,
+            application: "",
             client: None,
             parameters: None,
         };
@@ -101,7 +102,7 @@ fn everybody_sees_their_own_and_observers_see_all() {
     let other: Arc<str> = "other".into();
     world.ask_in(&world.bob, "RETURN 2", Some(&other), MS, |_| ());
     assert_eq!((world.top(&world.ann).len(), world.top(&world.bob).len()), (1, 2));
-    world.config.sight.observers = Some("eve, ann".to_owned());
+    Arc::make_mut(&mut world.config).sight.observers = Some("eve, ann".to_owned());
     assert_eq!((world.top(&world.ann).len(), world.top(&world.bob).len()), (3, 2));
     assert_eq!(world.sight.reset(&Viewer::of(&world.bob, &world.config)), 2);
     assert_eq!(world.top(&world.ann).len(), 1);
@@ -133,6 +134,7 @@ fn a_million_texts_take_bounded_memory_and_leave_the_hot_ones() {
             first: Duration::ZERO,
             t_first: None,
             t_last: None,
+            application: "",
             client: None,
             parameters: None,
         };
@@ -182,6 +184,7 @@ fn many_threads_lose_nothing() {
                         first: Duration::ZERO,
                         t_first: None,
                         t_last: None,
+                        application: "",
                         client: None,
                         parameters: None,
                     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bolt_wire::packstream::Value;
 use bolt_wire::{Tag, Version};
 use parking_lot::Mutex;
-use sidebolt::config::{Config, Parameters};
+use sidebolt::config::{Config, Parameters, SlowRule, When};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::message::*;
@@ -551,4 +551,36 @@ async fn a_silent_neo4j_is_an_emergency_and_baselines_outlive_sidebolt() {
     let again = Sidebolt::start(peer.address, |config| config.sight.baseline_file = Some(file.clone())).await;
     let mut client = Client::login(again.address, V, "user", "password").await;
     assert!(table(&mut client, "CALL sidebolt.baselines()").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn some_may_take_longer_than_others() {
+    let (_peer, sidebolt) = pair(|config| {
+        let when = |text: &str, application: Option<&str>| When {
+            text: Some(text.to_owned()),
+            application: application.map(str::to_owned),
+            ..When::default()
+        };
+        let rule = |when, seconds| SlowRule { when, threshold: std::time::Duration::from_secs(seconds) };
+        config.sight.slow_threshold = std::time::Duration::from_nanos(1);
+        config.sight.slow_rules = vec![
+            rule(when("rows 2", Some("other*")), 3600),
+            rule(when("rows 3", None), 3600),
+            rule(when("rows 4", None), 0),
+        ];
+    })
+    .await;
+    let mut client = client(&sidebolt).await;
+    for rows in 1..=4 {
+        client.query(&format!("ok | rows {rows}")).await.unwrap();
+    }
+    let slow = table(&mut client, "CALL sidebolt.slow()").await;
+    let rows: Vec<i64> = slow.iter().map(|slow| number(slow, "rows")).collect();
+    assert_eq!(rows, [2, 1], "the latest first");
+    let application = slow[0]["application"].as_str().unwrap().to_owned();
+    assert!(!application.is_empty() && !application.contains('/'), "{application}");
+    // A change counts at once.
+    sidebolt.reconfigure(|config| config.sight.slow_rules.clear());
+    client.query("ok | rows 3").await.unwrap();
+    assert_eq!(table(&mut client, "CALL sidebolt.slow()").await.len(), 3);
 }

@@ -101,7 +101,10 @@ async fn the_api_answers_what_its_description_says() {
             continue;
         }
         let answer = json(&sidebolt, path).await;
-        assert!(!answer.to_string().contains("hunter2") && !answer.to_string().contains("42424"), "{answer}");
+        assert!(
+            !answer.to_string().contains("hunter2") && !answer.to_string().contains("big 4242"),
+            "{answer}"
+        );
         assert!(!answer.to_string().contains("parameter42"), "{answer}");
         match schema["type"].as_str().unwrap() {
             "array" => {
@@ -199,4 +202,24 @@ async fn a_token_keeps_others_out() {
     );
     sidebolt.reconfigure(|config| config.admin.token = None);
     assert_eq!(json(&sidebolt, "/api/queries").await, Value::Array(vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_shows_it_in_a_terminal() {
+    let (_peer, sidebolt) = pair(|config| config.admin.token = Some(Secret("right".to_owned()))).await;
+    let mut client = Client::login(sidebolt.address, V, "user", "password").await;
+    client.query("ok | big 4242").await.unwrap();
+    let top = async |token: &str| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sidebolt"));
+        command.args(["top", "--once", "--admin", &sidebolt.admin().to_string()]);
+        command.env("SIDEBOLT_ADMIN__TOKEN", token).env("COLUMNS", "200").kill_on_drop(true);
+        let output = in_time("top", command.output()).await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (well, page, _) = top("right").await;
+    assert!(well && page.contains("requests/s") && page.contains("ok | big $?"), "{page}");
+    assert!(!page.contains("4242"), "{page}");
+    let (well, _, error) = top("wrong").await;
+    assert!(!well && error.contains("401"), "{error}");
 }

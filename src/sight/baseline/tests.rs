@@ -11,7 +11,7 @@ use crate::upstream::{Identities, Principal};
 
 struct World {
     sight: Sight,
-    config: Config,
+    config: Arc<Config>,
     principal: Arc<Principal>,
     statement: Arc<Statement>,
     random: fastrand::Rng,
@@ -24,7 +24,7 @@ impl World {
         let auth = Auth { username: Some("ann".to_owned()), ..Auth::default() };
         Self {
             sight: Sight::new(Arc::new(Metrics::new())),
-            config: Config::default(),
+            config: Arc::default(),
             principal: Identities::default().service(&auth),
             statement: Arc::new(Statement::parse("MATCH (n {id: $id}) RETURN n")),
             random: fastrand::Rng::with_seed(seed),
@@ -49,6 +49,7 @@ impl World {
             first: Duration::ZERO,
             t_first: None,
             t_last: None,
+            application: "",
             client: None,
             parameters: None,
         };
