@@ -182,7 +182,7 @@ impl Breaker {
 
     /// The server finished what it was asked.
     pub(crate) fn succeeded(&self) {
-        if self.failures.load(Ordering::Relaxed) > 0 && self.is_closed() {
+        if self.failures.load(Ordering::Relaxed) > 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
     }
@@ -201,7 +201,8 @@ impl Breaker {
         }
     }
 
-    fn answered(&self, config: &config::Breaker) {
+    /// The server answered while it was tried.
+    pub(crate) fn answered(&self, config: &config::Breaker) {
         let mut inner = self.inner.lock();
         if self.state.load(Ordering::Acquire) != HALF_OPEN {
             return;

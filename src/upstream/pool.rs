@@ -146,8 +146,9 @@ impl Pool {
         loop {
             let trial = self.breaker.admit(&self.config.load().breaker)?;
             let handover = self.obtain(Some(need), started, deadline).await?;
-            if let Some(lease) = self.prepare(handover, need, trial.is_some()).await? {
+            if let Some(mut lease) = self.prepare(handover, need, trial.is_some()).await? {
                 if let Some(trial) = trial {
+                    lease.trial = true;
                     trial.succeeded(&self.config.load().breaker);
                 }
                 self.metrics.pool_wait.observe(started.elapsed().as_secs_f64());
@@ -167,8 +168,9 @@ impl Pool {
     ) -> Result<Lease, ConnectError> {
         let trial = self.breaker.admit(&self.config.load().breaker)?;
         let slot = self.obtain_slot().await?;
-        let lease = self.connect_as(slot, key, principal).await?;
+        let mut lease = self.connect_as(slot, key, principal).await?;
         if let Some(trial) = trial {
+            lease.trial = true;
             trial.succeeded(&self.config.load().breaker);
         }
         Ok(lease)

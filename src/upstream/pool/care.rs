@@ -33,6 +33,15 @@ impl Pool {
         self.opened(opened);
     }
 
+    /// The server finished what it was asked.
+    pub(super) fn served(&self) {
+        if self.breaker.is_open() {
+            self.breaker.answered(&self.config.load().breaker);
+        } else {
+            self.breaker.succeeded();
+        }
+    }
+
     /// A request was answered, with this code if it failed. Only where shares of requests are looked at.
     pub(crate) fn counted(self: &Arc<Self>, failure: Option<&str>, took: Duration) {
         let opened = self.breaker.counted(failure, took, &self.config.load().breaker);

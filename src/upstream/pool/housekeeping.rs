@@ -58,7 +58,11 @@ impl Pool {
         };
         let slot = {
             let mut inner = self.inner.lock();
-            if inner.idle.len() >= min_idle || inner.open >= size || !inner.waiting.is_empty() {
+            if self.breaker.is_open()
+                || inner.idle.len() >= min_idle
+                || inner.open >= size
+                || !inner.waiting.is_empty()
+            {
                 return;
             }
             inner.open += 1;

@@ -19,12 +19,20 @@ pub(crate) struct Lease {
     slot: Option<Slot>,
     /// The seat of whoever has it.
     permit: Option<Permit>,
+    /// It was obtained to try the server.
+    pub(super) trial: bool,
 }
 
 impl Lease {
     pub(super) fn new(pool: &Arc<Pool>, connection: Box<Connection>, slot: Slot) -> Self {
         pool.lent.fetch_add(1, Ordering::Relaxed);
-        Self { pool: Arc::clone(pool), connection: Some(connection), slot: Some(slot), permit: None }
+        Self {
+            pool: Arc::clone(pool),
+            connection: Some(connection),
+            slot: Some(slot),
+            permit: None,
+            trial: false,
+        }
     }
 
     /// The borrowed connection.
@@ -77,7 +85,10 @@ impl Drop for Lease {
             return;
         }
         if connection.is_reusable() && (connection.machine.is_clean() || connection.reset_now()) {
-            pool.breaker.succeeded();
+            // A trial was counted when it was obtained.
+            if !self.trial {
+                pool.served();
+            }
             pool.give_back(connection, slot);
             return;
         }

@@ -26,6 +26,7 @@ func init() {
 		"second_user": secondUser, "session_auth": sessionAuth, "values_bytes": valuesBytes, "values_graph": valuesGraph,
 		"autocommit": autocommit, "empty_result": emptyResult, "managed_functions": managedFunctions, "execute_query": executeQuery,
 		"console":   console,
+		"refusal":   refusal,
 		"tx_commit": txCommit, "tx_rollback": txRollback, "tx_close": txClose, "bookmarks": bookmarks,
 		"small_fetch_discard": smallFetchDiscard, "interleaved_results": interleavedResults, "large_result": largeResult,
 		"large_parameter": largeParameter, "explain": explain, "profile": profiled, "notifications": notified,
@@ -231,6 +232,42 @@ func executeQuery(n *Normal) any {
 			neo4j.ExecuteQueryWithReadersRouting(), neo4j.ExecuteQueryWithDatabase("neo4j"))),
 		"empty": shape(eager(driver, "MATCH (n:RUNOther) RETURN n", nil)),
 	}
+}
+
+// refusal meets a limit and a rule of Sidebolt's: outside of a transaction a clear error, a managed one backs off and succeeds, the
+// session stays.
+func refusal(*Normal) any {
+	if os.Getenv("VIA_SIDEBOLT") != "yes" {
+		return "as expected"
+	}
+	own := neo4j.WithTxMetadata(map[string]any{"app": "refusal " + run})
+	coded := func(code string, err error) {
+		var failure *neo4j.Neo4jError
+		if !errors.As(err, &failure) || failure.Code != code {
+			panic(fmt.Sprintf("unexpected: %v", err))
+		}
+	}
+	withSession(driver, neo4j.SessionConfig{}, func(s neo4j.Session) {
+		ask := func() error {
+			result, err := s.Run(ctx, "RETURN 1 AS x", nil, own)
+			if err == nil {
+				_, err = result.Single(ctx)
+			}
+			return err
+		}
+		check(ask())
+		coded("Neo.TransientError.Request.NoThreadsAvailable", ask())
+		must(s.ExecuteRead(ctx, func(tx neo4j.ManagedTransaction) (any, error) {
+			return nil, drain(tx, "RETURN 1 AS x", nil)
+		}, own))
+		coded("Neo.ClientError.Security.Forbidden", drain(auto{s}, "RETURN 'guard denies this' AS x", nil))
+		withTransaction(s, func(tx neo4j.ExplicitTransaction) {
+			check(drain(tx, "RETURN 1", nil))
+			coded("Neo.ClientError.Security.Forbidden", drain(tx, "RETURN 'guard denies this' AS x", nil))
+		})
+		check(drain(auto{s}, "RETURN 2 AS x", nil))
+	})
+	return "as expected"
 }
 
 // console calls Sidebolt's own procedures: there through Sidebolt, unknown to Neo4j. Both have passed if nothing panics.

@@ -204,6 +204,7 @@ public final class Suite {
         scenarios.put("managed_functions", this::managedFunctions);
         scenarios.put("execute_query", this::executeQuery);
         scenarios.put("console", this::console);
+        scenarios.put("refusal", this::refusal);
         scenarios.put("tx_commit", this::txCommit);
         scenarios.put("tx_rollback", this::txRollback);
         scenarios.put("tx_close", this::txClose);
@@ -410,6 +411,38 @@ public final class Suite {
         });
         unknown("CALL sidebolt.nope()");
         return "as expected";
+    }
+
+    /** A limit and a rule of Sidebolt's: outside of a transaction a clear error, a managed one backs off and succeeds, the session stays. */
+    private Object refusal(Normal normal) {
+        if (!"yes".equals(System.getenv("VIA_SIDEBOLT"))) {
+            return "as expected";
+        }
+        var own = TransactionConfig.builder().withMetadata(Map.of("app", "refusal " + RUN)).build();
+        var denied = "RETURN 'guard denies this' AS x";
+        with(driver.session(), s -> {
+            expect(s.run("RETURN 1 AS x", Map.of(), own).single().get("x").asInt() == 1, "1");
+            coded("Neo.TransientError.Request.NoThreadsAvailable", () -> s.run("RETURN 1 AS x", Map.of(), own).consume());
+            expect(s.executeRead(tx -> tx.run("RETURN 1 AS x").single().get("x").asInt(), own) == 1, "1");
+            coded("Neo.ClientError.Security.Forbidden", () -> s.run(denied).consume());
+            try (var tx = s.beginTransaction()) {
+                tx.run("RETURN 1").consume();
+                coded("Neo.ClientError.Security.Forbidden", () -> tx.run(denied).consume());
+            }
+            expect(s.run("RETURN 2 AS x").single().get("x").asInt() == 2, "2");
+            return null;
+        });
+        return "as expected";
+    }
+
+    private static void coded(String code, Runnable action) {
+        try {
+            action.run();
+        } catch (Neo4jException e) {
+            expect(e.code().equals(code), e);
+            return;
+        }
+        throw new AssertionError("an error was expected: " + code);
     }
 
     private static List<String> column(Result result) {

@@ -266,6 +266,31 @@ SCENARIOS.console = async normal => {
   return 'as expected'
 }
 
+// A limit and a rule of Sidebolt's: outside of a transaction a clear error, a managed one backs off and succeeds, the session stays.
+SCENARIOS.refusal = async normal => {
+  const expect = (holds, seen) => { if (!holds) throw new Error(`unexpected: ${JSON.stringify(seen)}`) }
+  if (process.env.VIA_SIDEBOLT !== 'yes') return 'as expected'
+  const own = { metadata: { app: `refusal ${RUN}` } }
+  await withSession({}, async s => {
+    const ask = async () => Number((await s.run('RETURN 1 AS x', {}, own)).records[0].get('x'))
+    const denied = async runner => {
+      const seen = await fails(() => runner.run("RETURN 'guard denies this' AS x"))
+      expect(seen.code === 'Neo.ClientError.Security.Forbidden', seen)
+    }
+    expect(await ask() === 1)
+    const refused = await fails(ask)
+    expect(refused.code === 'Neo.TransientError.Request.NoThreadsAvailable', refused)
+    expect(Number(await s.executeRead(tx => only(tx, 'RETURN 1 AS x'), own)) === 1)
+    await denied(s)
+    await withTransaction(s, {}, async tx => {
+      await tx.run('RETURN 1')
+      await denied(tx)
+    })
+    expect(Number(await only(s, 'RETURN 2 AS x')) === 2)
+  })
+  return 'as expected'
+}
+
 // ---------------------------------------------------------------- transactions
 
 SCENARIOS.tx_commit = normal => withSession({}, async s => {

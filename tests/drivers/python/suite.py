@@ -276,6 +276,37 @@ def console(suite, normal):
     return "as expected"
 
 
+@scenario
+def refusal(suite, normal):
+    """A limit and a rule of Sidebolt's: outside of a transaction a clear error, a managed one backs off and succeeds, the session stays."""
+    if os.environ.get("VIA_SIDEBOLT") != "yes":
+        return "as expected"
+    own = {"app": f"refusal {RUN}"}
+
+    @neo4j.unit_of_work(metadata=own)
+    def work(tx):
+        return tx.run("RETURN 1 AS x").single()["x"]
+
+    with suite.driver.session() as s:
+        def ask():
+            return s.run(neo4j.Query("RETURN 1 AS x", metadata=own)).single()["x"]
+
+        def denied(runner):
+            code = fails(lambda: runner.run("RETURN 'guard denies this' AS x").consume())["code"]
+            assert code == "Neo.ClientError.Security.Forbidden", code
+
+        assert ask() == 1
+        refused = fails(ask)
+        assert refused["code"] == "Neo.TransientError.Request.NoThreadsAvailable", refused
+        assert s.execute_read(work) == 1
+        denied(s)
+        with closing(s.begin_transaction()) as tx:
+            tx.run("RETURN 1").consume()
+            denied(tx)
+        assert s.run("RETURN 2 AS x").single()["x"] == 2
+    return "as expected"
+
+
 # ---------------------------------------------------------------- transactions
 
 

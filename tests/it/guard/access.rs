@@ -83,6 +83,23 @@ async fn what_is_denied_is_denied_in_transactions_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_not_come_whole_is_denied_by_a_rule_about_texts() {
+    let (peer, sidebolt) = start(|config| {
+        config.guard.rules = vec![rule(Action::Deny, |w| w.text = text("(?i)delete"))];
+        config.limits.max_inspected_request = 4096;
+    })
+    .await;
+    let mut client = login(&sidebolt, "ada").await;
+    let hidden = run(&format!("/* {} */ MATCH (n) DELETE n", "x".repeat(100_000)));
+    refused_as(&mut client, &[hidden.clone(), pull_all()], FORBIDDEN).await;
+    assert!(client.one(begin()).await.is_success());
+    refused_as(&mut client, &[hidden, pull_all()], FORBIDDEN).await;
+    assert!(client.query("RETURN 1").await.is_ok());
+    assert_eq!(peer.count(Tag::RUN), 1);
+    sidebolt.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_only_is_seen_to_by_neo4j_itself() {
     for neo4j in Neo4j::all("guard::read_only_is_seen_to_by_neo4j_itself") {
         neo4j.admin("MATCH (n:ItGuardRead) DETACH DELETE n").await;

@@ -241,6 +241,34 @@ async fn the_queue_is_left_by_reset_by_going_away_and_by_its_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_may_change_under_those_who_wait() {
+    let (peer, sidebolt) = start(vec![seats("all", Per::All, 1)]).await;
+    let mut first = busy(&sidebolt, "ada").await;
+    until("it runs", || peer.count(Tag::RUN) == 1).await;
+    let mut queue = Vec::new();
+    for at in 0..3 {
+        let mut client = login(&sidebolt, "bob").await;
+        client.send(&[run("RETURN 1"), pull_all()].concat()).await.unwrap();
+        waiting(&sidebolt, at + 1).await;
+        queue.push(client);
+    }
+    sidebolt.reconfigure(|config| config.guard.limits.clear());
+    let mut free = login(&sidebolt, "eve").await;
+    assert!(free.query("RETURN 1").await.is_ok(), "nobody waits for a limit that is gone");
+    sidebolt.reconfigure(|config| config.guard.limits = vec![seats("all", Per::All, 5)]);
+    assert!(free.query("RETURN 1").await.is_ok());
+    peer.set(|settings| settings.released = true);
+    for client in std::iter::once(&mut first).chain(&mut queue) {
+        assert_eq!(
+            kinds(&in_time("an answer", client.read_answers(2)).await),
+            ["SUCCESS", "RECORD", "SUCCESS"]
+        );
+    }
+    waiting(&sidebolt, 0).await;
+    sidebolt.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_sends_the_greediest_away_and_waiters_hear_noops() {
     let peer = Peer::start(|settings| settings.recv_timeout = Some(1)).await;
     let sidebolt = Sidebolt::start(peer.address, |config| {
