@@ -56,6 +56,8 @@ pub enum Command {
     Healthcheck(HealthcheckArgs),
     /// Show what a running proxy does, again and again
     Top(TopArgs),
+    /// Print a report about the last hour of a running proxy
+    Report(ReportArgs),
     /// Let a running proxy forget cached answers
     Invalidate(InvalidateArgs),
 }
@@ -72,6 +74,23 @@ pub struct TopArgs {
     /// Look once
     #[arg(long)]
     pub once: bool,
+    /// Address of the admin port [default: admin.address of the configuration]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// Configuration file, for the address and the token of the admin port
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What `report` prints.
+#[derive(Args, Clone, Debug)]
+pub struct ReportArgs {
+    /// As JSON instead of Markdown
+    #[arg(long)]
+    pub json: bool,
+    /// Queries in it
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rows: u16,
     /// Address of the admin port [default: admin.address of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
     pub admin: Option<String>,

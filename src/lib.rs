@@ -18,6 +18,7 @@ pub mod listener;
 pub mod logging;
 mod matching;
 mod metrics;
+pub mod report;
 pub mod run;
 mod session;
 mod sight;

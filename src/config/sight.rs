@@ -57,6 +57,7 @@ pub struct Sight {
     pub compare_every: Duration,
     /// JSON file that keeps what was learnt across restarts: read at start, written every minute and at the end; its folder must be
     /// writable. None = it is learnt anew.
+    #[schemars(extend("x-restart" = true))]
     pub baseline_file: Option<PathBuf>,
     /// URL (http or https) that each alert is posted to as JSON.
     pub webhook: Option<String>,

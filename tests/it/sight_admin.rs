@@ -220,6 +220,14 @@ async fn top_shows_it_in_a_terminal() {
     let (well, page, _) = top("right").await;
     assert!(well && page.contains("requests/s") && page.contains("ok | big $?"), "{page}");
     assert!(!page.contains("4242"), "{page}");
+    for (form, words) in [("--rows=5", "ok | big $?"), ("--json", "\"memoryShare\":")] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sidebolt"));
+        command.args(["report", form, "--admin", &sidebolt.admin().to_string()]);
+        command.env("SIDEBOLT_ADMIN__TOKEN", "right").kill_on_drop(true);
+        let output = in_time("report", command.output()).await.unwrap();
+        let page = String::from_utf8_lossy(&output.stdout).replace("ok   big", "ok | big");
+        assert!(output.status.success() && page.contains(words) && !page.contains("4242"), "{page}");
+    }
     let (well, _, error) = top("wrong").await;
     assert!(!well && error.contains("401"), "{error}");
 }
