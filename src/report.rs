@@ -151,7 +151,7 @@ fn markdown(report: &Value) -> String {
     }
     out.push_str("\n## Capacity\n\n");
     let percent = |name: &str| {
-        capacity[name].as_f64().map_or("?".to_owned(), |share| format!("{:.0} %", share * 100.0))
+        capacity[name].as_f64().map_or_else(|| "?".to_owned(), |share| format!("{:.0} %", share * 100.0))
     };
     let _ = writeln!(
         out,

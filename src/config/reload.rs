@@ -363,7 +363,7 @@ fn keep_until_restart(old: &Config, new: &mut Config) -> Vec<&'static str> {
             }
         )*};
     }
-    keep!(listen.address, upstream.uri, admin.address, log.format);
+    keep!(listen.address, upstream.uri, sight.baseline_file, admin.address, log.format);
     pending
 }
 
@@ -619,6 +619,7 @@ mod tests {
         let mut new = Config::default();
         new.listen.address.set_port(1);
         new.upstream.uri = "bolt://x".to_owned();
+        new.sight.baseline_file = Some("x".into());
         new.admin.address = None;
         new.log.format = super::super::LogFormat::Json;
         let kept = keep_until_restart(&Config::default(), &mut new);
