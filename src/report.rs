@@ -164,7 +164,7 @@ fn markdown(report: &Value) -> String {
         number(&capacity["memoryGrowthBytesPerHour"]) / 1e6,
         capacity["hoursToFullMemory"]
             .as_f64()
-            .map_or(String::new(), |hours| format!(" and is full in {hours} h"))
+            .map_or_else(String::new, |hours| format!(" and is full in {hours} h"))
     );
     out.push_str(
         "## Queries\n\n| query | calls | total ms | p50 ms | p99 ms | failed |\n|---|---|---|---|---|---|\n",

@@ -7,6 +7,7 @@ mod explain;
 mod histogram;
 mod metrics;
 mod moment;
+mod outcome;
 mod post;
 mod queries;
 mod resources;
@@ -21,8 +22,9 @@ pub(crate) use baseline::{Baseline, Level};
 pub(crate) use explain::keep_explaining;
 pub(crate) use metrics::SightMetrics;
 pub(crate) use moment::moment;
+pub(crate) use outcome::{Answered, Outcome};
 pub(crate) use post::Target;
-pub(crate) use queries::{Answered, Outcome, Row, now};
+pub(crate) use queries::{Row, now};
 pub(crate) use slow::{PlanKey, Slow, in_words};
 pub(crate) use watchman::keep_watch;
 

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 
-use super::Finished;
 use super::histogram::Histogram;
 use super::resources::Requests;
+use super::{Answered, Finished, Outcome};
 use crate::statement::fingerprint;
 use crate::upstream::Principal;
 
@@ -22,55 +22,6 @@ const TEXT: usize = 1000;
 const EXAMPLE: usize = 4 << 10;
 /// How fast a row that is not used loses its worth.
 const FADES: Duration = Duration::from_secs(60);
-
-/// How a request was answered.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Answered {
-    /// By Neo4j, on its own.
-    Neo4j,
-    /// From the cache.
-    Cache,
-    /// By a batch.
-    Batch,
-    /// Before it was sent.
-    Deferred,
-}
-
-impl Answered {
-    /// For logs and tables.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Neo4j => "neo4j",
-            Self::Cache => "cache",
-            Self::Batch => "batch",
-            Self::Deferred => "deferred",
-        }
-    }
-}
-
-impl Outcome {
-    /// For logs and tables.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Refused => "refused",
-            Self::Interrupted => "interrupted",
-        }
-    }
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Outcome {
-    Success,
-    /// Neo4j said no.
-    Failure,
-    /// Sidebolt said no.
-    Refused,
-    /// RESET, or a connection that was lost.
-    Interrupted,
-}
 
 /// What makes a row.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

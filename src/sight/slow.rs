@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::advice::{Advice, Plan};
-use super::queries::{Answered, Outcome, Row};
-use super::{Finished, moment};
+use super::queries::Row;
+use super::{Answered, Finished, Outcome, moment};
 use crate::config::{self, Config, Parameters};
 use crate::matching::{Asked, Doubt, Rules};
 use crate::statement::{Statement, fingerprint};
