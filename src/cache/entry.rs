@@ -235,8 +235,10 @@ impl Entry {
 
     /// True if at that reading something had happened that cannot be explained.
     pub(crate) fn is_behind(&self, reading: &Reading) -> bool {
+        // Before the first quiet reading nothing is settled, and the next one may tell more.
+        let base = Some(reading.span.base).filter(|base| *base <= reading.newest());
         !Arc::ptr_eq(&self.ledger, &reading.ledger)
-            || (self.id < reading.span.base && self.id != reading.newest())
+            || base.is_some_and(|base| self.id < base && self.id != reading.newest())
     }
 
     /// While Neo4j does not answer: true if it was right no longer ago than `limit`.
@@ -270,6 +272,7 @@ pub(super) mod tests {
     use bolt_wire::packstream::value::put_message;
 
     use super::*;
+    use crate::cache::ledger::Span;
     use crate::statement::Footprint;
 
     /// An answer with these records.
@@ -322,6 +325,19 @@ pub(super) mod tests {
         }
         success(&last, &mut wire);
         wire
+    }
+
+    #[test]
+    fn only_what_is_settled_puts_an_answer_behind() {
+        let entry = entry_with([1; 16], &[1]);
+        let behind = |newest: i64, base: i64, settled: i64| {
+            let ledger = Arc::clone(&entry.ledger);
+            let span = Span { newest, base, settled };
+            entry.is_behind(&Reading { ledger, span, bookmark: "b".into(), sent: Instant::now() })
+        };
+        assert!(behind(5, 3, 5));
+        assert!(!behind(5, 1, 5) && !behind(1, 3, 3));
+        assert!(!behind(5, i64::MAX, -1), "no quiet reading has come yet");
     }
 
     #[test]
