@@ -6,15 +6,18 @@
 mod advice;
 mod answer;
 mod batch;
-
+mod commit;
 mod deferred;
 mod knowledge;
 mod lane;
 mod member;
 mod metrics;
 mod plan;
+mod receive;
 mod report;
 mod shared;
+mod transaction;
+mod trouble;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,12 +25,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub(crate) use batch::{next_summary, own_answer};
-
 pub(crate) use deferred::Deferred;
 pub(crate) use lane::{Lane, LaneKey, Submitted, Turn, Waiting};
 pub(crate) use member::{Claim, Reply, Share, Write};
 pub(crate) use metrics::CoalesceMetrics;
+pub(crate) use receive::{next_summary, own_answer};
 pub(crate) use report::{LaneReport, TextReport};
 pub(crate) use shared::{Ballot, Outcome};
 

@@ -12,10 +12,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Form;
-use super::batch::{Prepared, Trouble, account, drop_or_discard, prepare, send_commit};
+use super::commit::{account, drop_or_discard, send_commit};
 use super::lane::Place;
 use super::member::{Member, Reply, Share};
 use super::plan::Plan;
+use super::transaction::{Prepared, prepare};
+use super::trouble::Trouble;
 
 /// Transactions that are tried for those who said COMMIT.
 const ROUNDS: usize = 6;
