@@ -16,7 +16,8 @@ use super::cached::Looked;
 use super::edit::add_bookmark;
 use super::errand::{Errand, Joined};
 use super::filter::inherited_keys;
-use super::requests::{Leased, Message};
+use super::requests::Message;
+use super::start::Leased;
 use super::{End, Session, Step};
 use crate::coalesce::{Ballot, Claim, Lane, Outcome, Share, Submitted, next_summary, own_answer};
 use crate::failure::Refusal;
@@ -311,7 +312,7 @@ impl Session {
             written.ballot = None;
         }
         let extra = MapView::parse(&held.begin).unwrap_or(MapView::EMPTY);
-        let access = super::requests::access_of(&extra, &self.access);
+        let access = super::start::access_of(&extra, &self.access);
         self.guarded.begun = !held.is_untouched();
         let leased = self.lease_for(&access, None).await?;
         self.access = access;

@@ -16,6 +16,7 @@ mod registry;
 mod relay;
 mod requests;
 mod route;
+mod start;
 mod upload;
 mod watched;
 mod writing;

@@ -7,41 +7,24 @@ use std::task::Poll;
 
 use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
-use bolt_wire::message::{Begin, Run, Summary};
-use bolt_wire::packstream::MapView;
+use bolt_wire::message::Run;
 use bolt_wire::server::{State, Verdict};
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
-use super::cached::Looked;
 use super::deferred::Deferring;
-use super::errand::Joined;
-use super::filter::queue_filtered;
-use super::guarded::{Ruled, Seated};
-use super::held::Begun;
-use super::hints::CoalesceHint;
+use super::guarded::Ruled;
 use super::local::Taken;
-use super::managed::Reading;
 use super::{End, Exchange, Session, Step, login, send};
 use crate::coalesce::Claim;
 use crate::failure::Refusal;
 use crate::statement::{Statement, Statements};
-use crate::upstream::{Access, ConnectError, Key, Lease, Need};
 
 /// A message as it stands at the start of `inbuf`.
 #[derive(Clone, Copy)]
 pub(super) struct Message {
     pub(super) tag: Tag,
     pub(super) extent: Extent,
-}
-
-/// What came of asking for a connection.
-pub(super) enum Leased {
-    Lease(Lease),
-    /// The client was told why not; its message still stands at the start of `inbuf`.
-    Refused,
-    /// A RESET came first: the message is gone and was answered.
-    TakenBack,
 }
 
 impl Session {
@@ -169,98 +152,6 @@ impl Session {
         }
     }
 
-    /// Opens an exchange with RUN, BEGIN or ROUTE; true if the message was dealt with.
-    async fn start(&mut self, message: Message) -> Step<bool> {
-        if message.tag == Tag::RUN && self.call_at_rest(message) {
-            return Ok(true);
-        }
-        self.watch_start(message);
-        let mut errand = None;
-        let message = match message.tag {
-            Tag::RUN | Tag::BEGIN => match self.let_pass(message) {
-                Some(message) => message,
-                None => return Ok(true),
-            },
-            _ => message,
-        };
-        let (mut message, mut filling) = (message, None);
-        if message.tag == Tag::RUN {
-            match self.look_up(message, None).await? {
-                Looked::Done => return Ok(true),
-                Looked::Relay(own) => filling = own,
-            }
-        }
-        let hint = self.hints.coalesce;
-        let may_join = hint != Some(CoalesceHint::Off);
-        if message.tag == Tag::RUN && may_join {
-            match self.join(message.extent).await? {
-                Joined::Done => return Ok(true),
-                Joined::Relay(own) => errand = own,
-            }
-        }
-        let defers = message.tag == Tag::BEGIN && self.defers();
-        if message.tag == Tag::BEGIN && may_join && !defers {
-            match self.hold_begin(message) {
-                Begun::Held => return Ok(true),
-                Begun::Relay(own) => errand = own,
-            }
-        }
-        if message.tag == Tag::BEGIN && !defers && errand.is_none() {
-            match self.hold_read(message) {
-                Reading::Held => return Ok(true),
-                Reading::Relay(relayed) => message = relayed,
-            }
-        }
-        if let Some(ground) = filling.as_ref().and_then(|filling| filling.ground.as_ref()) {
-            message = self.wait_for_newest(message, ground.bookmark());
-        }
-        self.begin_exchange(message.tag);
-        let mut scratch = BytesMut::new();
-        let access = {
-            let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
-            access(message.tag, payload, &self.access)
-        };
-        if message.tag == Tag::ROUTE {
-            self.note_route(message.extent);
-        }
-        let leased = self.lease_for(&access, None).await?;
-        if !access.route {
-            self.access = access;
-        }
-        match leased {
-            Leased::Lease(lease) => {
-                self.adopt(lease);
-                self.errand = errand;
-                self.filling = filling;
-                self.deferred = defers.then(Box::default);
-                if message.tag == Tag::RUN {
-                    self.note_ask(message.extent, true);
-                }
-            }
-            Leased::Refused => {
-                self.inbuf.advance(message.extent.wire);
-                return Ok(true);
-            }
-            Leased::TakenBack => return Ok(true),
-        }
-        let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
-        let payload = chunk::payload(wire, message.extent, &mut scratch);
-        let filter = MapView::parse(&self.profile.filter).unwrap_or(MapView::EMPTY);
-        let connection = self.lease.as_mut().map(Lease::connection_mut);
-        let Some(connection) = connection else { return Ok(true) };
-        if let Some(telemetry) = self.telemetry.take() {
-            connection.queue_with(Tag::TELEMETRY, true, |out| out.put_slice(&telemetry));
-        }
-        if filter.is_empty() || !queue_filtered(message.tag, payload, &filter, connection) {
-            connection.queue(message.tag, wire);
-        }
-        self.machine.forwarded(message.tag);
-        self.watch_sent(message);
-        self.inbuf.advance(message.extent.wire);
-        self.note_pin();
-        Ok(true)
-    }
-
     /// Neo4j owes an answer from now on: its silence before that was none.
     fn owe(&mut self, tag: Tag) {
         if self.machine.in_flight() == 0 {
@@ -282,61 +173,6 @@ impl Session {
             watched,
             answered: false,
         };
-    }
-
-    /// The exchange has its connection.
-    pub(super) fn adopt(&mut self, lease: Lease) {
-        self.lease = Some(lease);
-        self.last_heard = Instant::now();
-        self.exchange.leased = self.last_heard;
-        self.arm_tick();
-    }
-
-    /// A connection for this exchange, which begins with the message at the start of `inbuf`.
-    pub(super) async fn lease_for(&mut self, access: &Access, key: Option<Arc<Key>>) -> Step<Leased> {
-        let Some(principal) = self.principal.clone() else { return Err(End::Violation) };
-        let key = key.unwrap_or_else(|| Arc::clone(&self.key));
-        let need = Need { key, principal, access: access.clone() };
-        let permit = match self.guarded.ticket.take_if(|_| !access.route) {
-            None => None,
-            Some(ticket) => match self.take_seat(ticket).await? {
-                Seated::In(permit) => Some(permit),
-                Seated::Refused => return Ok(Leased::Refused),
-                Seated::TakenBack => return Ok(Leased::TakenBack),
-            },
-        };
-        if let Some(mut lease) = self.shared.upstream.try_lease(&need) {
-            lease.seat(permit);
-            return Ok(Leased::Lease(lease));
-        }
-        // Waiting is rare and its state large: boxed.
-        let shared = Arc::clone(&self.shared);
-        let leased = Box::pin(self.wait_for(async move { shared.upstream.lease(&need).await }, None)).await?;
-        match leased {
-            None => Ok(Leased::TakenBack),
-            Some(Ok(mut lease)) => {
-                lease.seat(permit);
-                Ok(Leased::Lease(lease))
-            }
-            Some(Err(ConnectError::Refused(refusal))) => {
-                if !(access.route && self.route_here(&refusal)) {
-                    self.refuse(&refusal);
-                }
-                Ok(Leased::Refused)
-            }
-            Some(Err(ConnectError::Failure(payload))) => {
-                self.put_answer(|out| out.put_slice(&payload));
-                let code =
-                    Summary::parse(&payload).ok().and_then(|failure| failure.code()).unwrap_or_default();
-                if code.starts_with("Neo.ClientError.Security.") {
-                    // The client's own credentials were refused on the way: it sees Neo4j's words, and the close that follows them.
-                    return Err(End::Login);
-                }
-                // Neo4j had no thread, or the like, for a connection that is none of the client's business.
-                self.machine.refused();
-                Ok(Leased::Refused)
-            }
-        }
     }
 
     /// Waits without losing sight of the client: it may go away, or take its request back with RESET (`None`), unless `claim` says
@@ -390,15 +226,6 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the transaction that begins now answers its writes before they are sent.
-    fn defers(&self) -> bool {
-        let config = self.shared.config.load();
-        match self.hints.coalesce {
-            Some(hint) => hint == CoalesceHint::Deferred,
-            None => config.coalesce.enabled && config.coalesce.deferred,
-        }
-    }
-
     /// A FAILURE of Sidebolt's own for the message at the start of `inbuf`, which is then gone.
     pub(super) fn refuse_message(&mut self, refusal: &Refusal, message: Message) {
         self.refuse(refusal);
@@ -438,36 +265,10 @@ impl Session {
     }
 }
 
-/// Which server a request may go to. Names that the last request had too are shared with it.
-fn access(tag: Tag, payload: &[u8], last: &Access) -> Access {
-    let extra = match tag {
-        Tag::RUN => Run::parse(payload).map(|run| run.extra),
-        Tag::BEGIN => Begin::parse(payload).map(|begin| begin.extra),
-        Tag::ROUTE => return Access { route: true, ..Access::default() },
-        _ => return Access::default(),
-    };
-    access_of(&extra.unwrap_or(MapView::EMPTY), last)
-}
-
-/// Which server a RUN or BEGIN with this metadata may go to.
-pub(super) fn access_of(extra: &MapView<'_>, last: &Access) -> Access {
-    Access {
-        write: extra.string("mode") != Some("r"),
-        route: false,
-        database: shared(extra.string("db"), &last.database),
-        impersonated: shared(extra.string("imp_user"), &last.impersonated),
-    }
-}
-
 /// What is known of the text of a RUN.
 fn statement_of(statements: &Statements, wire: &[u8], extent: Extent) -> Option<Arc<Statement>> {
     let mut scratch = BytesMut::new();
     Run::parse(chunk::payload(wire, extent, &mut scratch)).ok().map(|run| statements.get(run.text))
-}
-
-fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {
-    let name = name?;
-    Some(last.as_ref().filter(|last| ***last == *name).map_or_else(|| name.into(), Arc::clone))
 }
 
 /// Where the last RESET in `buf` begins, and how many messages stand before it.

@@ -11,7 +11,8 @@ use bytes::Buf;
 use tokio::time::Instant;
 
 use super::guarded::Ruled;
-use super::requests::{Leased, Message};
+use super::requests::Message;
+use super::start::Leased;
 use super::{End, Session, Step};
 use crate::upstream::{Access, Key};
 
