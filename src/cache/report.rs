@@ -23,8 +23,13 @@ pub(crate) struct TextReport {
 }
 
 impl Cache {
-    /// Texts in use, those that are asked most first.
-    pub(crate) fn texts(&self, statements: &Statements, most: usize) -> Vec<TextReport> {
+    /// Texts in use that are to be shown, those that are asked most first.
+    pub(crate) fn texts(
+        &self,
+        statements: &Statements,
+        shown: impl Fn(&Statement) -> bool,
+        most: usize,
+    ) -> Vec<TextReport> {
         let mut kept: HashMap<u64, (u64, u64)> = HashMap::new();
         for (key, entry) in self.entries.load().iter() {
             let (answers, bytes) = kept.entry(entry.statement.id).or_default();
@@ -44,7 +49,8 @@ impl Cache {
                 statement,
             }
         };
-        let mut texts: Vec<_> = statements.all().into_iter().map(report).collect();
+        let mut texts: Vec<_> =
+            statements.all().into_iter().filter(|statement| shown(statement)).map(report).collect();
         texts.sort_by_key(|text| std::cmp::Reverse((text.hits + text.misses, text.answers)));
         texts.truncate(most);
         texts

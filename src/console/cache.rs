@@ -1,15 +1,20 @@
 //! What the cache does, by text; and answers forgotten by hand.
 
+use std::collections::HashSet;
+
 use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value;
 use serde_json::json;
 
 use super::procedures::{Procedure, column};
+use super::sight::viewer;
 use crate::cache::{SCOPES, Scope, TextReport};
-use crate::statement::fingerprint;
+use crate::statement::{Statement, fingerprint};
 
 /// Rows of one answer.
 const ROWS: usize = 1000;
+/// Queries of the user's own that are looked at.
+const QUERIES: usize = 10_000;
 
 /// `sidebolt.cache()`.
 pub(super) const TEXTS: Procedure = Procedure {
@@ -30,10 +35,17 @@ pub(super) const TEXTS: Procedure = Procedure {
         ),
         column("reason", "STRING", "why no answer of it may be kept at all; null = it may"),
     ],
-    says: "Texts in use, most hits and misses first (at most 1,000).",
+    says: "Texts in use, most hits and misses first (at most 1,000): those that the user has asked, as `sidebolt.queries()` knows them, \
+           or for `sight.observers` all.",
     rows: |asking, _| {
         let shared = asking.shared;
-        Ok(shared.cache.texts(&shared.coalescer.statements, ROWS).iter().map(row).collect())
+        let viewer = viewer(asking);
+        let own: HashSet<u64> = match viewer.sees_all() {
+            true => HashSet::new(),
+            false => shared.sight.top(QUERIES, &viewer).iter().map(|row| row.fingerprint).collect(),
+        };
+        let shown = |statement: &Statement| viewer.sees_all() || own.contains(&statement.fingerprint);
+        Ok(shared.cache.texts(&shared.coalescer.statements, shown, ROWS).iter().map(row).collect())
     },
 };
 

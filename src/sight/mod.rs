@@ -259,6 +259,11 @@ impl Viewer {
         Self { principal: [0; 32], user: Box::default(), all: true }
     }
 
+    /// Whether what anybody has done is shown.
+    pub(crate) fn sees_all(&self) -> bool {
+        self.all
+    }
+
     /// Whether what a user of this name has done is shown.
     pub(crate) fn sees_user(&self, user: &str) -> bool {
         self.all || (*self.user == *user && !user.is_empty())

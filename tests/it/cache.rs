@@ -207,6 +207,12 @@ async fn answers_belong_to_their_user_and_hints_are_heeded() {
         let mut ann = Client::login(sidebolt.address, Version::V5_8, name, "it-password-1").await;
         ann.value(TEXT).await;
         assert_eq!(sidebolt.metric(HITS, "").await, hits, "another user's answer is not served");
+        one.value("RETURN 1 AS of_one").await;
+        for (session, sees) in [(&mut one, true), (&mut ann, false)] {
+            let rows = session.query("CALL sidebolt.cache() YIELD query").await.unwrap();
+            let of_one = |row: &Vec<Value>| matches!(&row[0], Value::String(text) if text.contains("of_one"));
+            assert_eq!(rows.iter().any(of_one), sees, "texts of others");
+        }
         let off = map([("tx_metadata", map([("sidebolt", map([("cache", "off".into())]))]))]);
         one.query_with(run_with(TEXT, none(), off)).await.unwrap();
         assert_eq!(sidebolt.metric(HITS, "").await, hits, "who wants none gets none");
