@@ -31,8 +31,11 @@ impl Sidebolt {
         config.listen.address = SocketAddr::from(([127, 0, 0, 1], 0));
         config.admin.address = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         config.upstream.uri = format!("bolt://{upstream}");
-        // Only a failing test waits this long.
+        // Only a failing test waits this long: on a busy machine Neo4j may take seconds to say which versions it speaks.
         config.pool.connection_acquisition_timeout = PATIENCE;
+        config.listen.handshake_timeout = PATIENCE;
+        config.listen.login_timeout = PATIENCE;
+        config.upstream.connection_timeout = PATIENCE;
         // A scripted peer has no plans.
         config.sight.explain = false;
         change(&mut config);
