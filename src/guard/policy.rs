@@ -187,7 +187,10 @@ impl Policy {
 
     /// True if a request's text is looked at.
     pub(crate) fn needs_text(&self) -> bool {
-        self.limited.need_text() || self.costs.need_text() || !self.access.is_off()
+        self.limited.need_text()
+            || self.costs.need_text()
+            || !self.access.is_off()
+            || self.config.guard.bounds_results()
     }
 
     /// Counts a request; with what it needs to get to Neo4j, if anything. Refused, it was counted by no limit.
