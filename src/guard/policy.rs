@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::bucket::Quota;
+use super::budget::Budget;
 use super::gate::{Gate, Priority, Seat, Ticket};
 use super::keyed::{Keyed, State};
 use super::rules::Access;
@@ -23,6 +24,8 @@ pub(crate) struct Guard {
     compiling: Mutex<()>,
     /// In front of Neo4j.
     pub(crate) gate: Arc<Gate>,
+    /// What may be run again.
+    pub(crate) budget: Budget,
     epoch: Instant,
 }
 
@@ -83,6 +86,7 @@ impl Guard {
             policy: ArcSwap::from_pointee(Policy::new(config, None)),
             compiling: Mutex::default(),
             gate: Arc::default(),
+            budget: Budget::default(),
             epoch: Instant::now(),
         }
     }

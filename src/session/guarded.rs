@@ -156,6 +156,7 @@ impl Session {
     /// Looks whether the RUN or BEGIN at the start of `inbuf` may pass, and takes out of it what is meant for Sidebolt. `None` if it was
     /// refused, which the client was told.
     pub(super) fn let_pass(&mut self, message: Message) -> Option<Message> {
+        self.again.attempts = 0;
         let message = self.take_hints(message)?;
         self.guarded.forget();
         if self.guarded.policy(&self.shared).is_off() {

@@ -26,6 +26,8 @@ struct Delivery {
     verbatim: usize,
     /// The exchange is over.
     over: bool,
+    /// The statement is to be run again.
+    again: bool,
 }
 
 impl Shared {
@@ -114,6 +116,10 @@ impl Session {
     /// Passes on what has come. The connection is set free before the last bytes are written, so that a slow client does not hold it.
     async fn deliver(&mut self) -> Step {
         let delivery = self.look()?;
+        if delivery.again {
+            // Rare, and its state large: boxed.
+            return Box::pin(self.run_again()).await;
+        }
         self.fill(delivery.verbatim);
         let limit = self.shared.config.load().listen.write_timeout;
         self.shared.metrics.bytes_to_clients.inc_by(delivery.verbatim as u64);
@@ -156,6 +162,7 @@ impl Session {
         }
         self.note_pin();
         let exchange = self.exchange;
+        self.forget_again();
         (self.deferred, self.results) = (None, None);
         self.end_filling(!exchange.failed && !exchange.interrupted);
         self.writing = None;
@@ -201,6 +208,11 @@ impl Session {
                 }
                 return Ok(delivery);
             };
+            if self.fails_in_passing(extent, delivery.verbatim) {
+                self.skip(extent, &mut delivery);
+                delivery.again = true;
+                return Ok(delivery);
+            }
             self.summary(extent, &mut delivery)?;
             if delivery.over {
                 // Bytes behind the last answer were not asked for: the connection is not to be trusted.
@@ -289,7 +301,7 @@ impl Session {
     }
 
     /// What a FAILURE of Neo4j's changes for the connection and the client's credentials.
-    fn note_failure(&mut self, code: &str) {
+    pub(super) fn note_failure(&mut self, code: &str) {
         self.shared.metrics.failure(code);
         self.exchange.failed = true;
         if let Some(fault) = Fault::of(code) {

@@ -256,6 +256,12 @@ impl Watch {
         }
     }
 
+    /// Nothing was answered of what went to Neo4j: it will go there again.
+    pub(super) fn taken_back(&mut self) {
+        self.arrived = self.open.pop();
+        self.begin();
+    }
+
     /// The result that is under way ends here, with this code.
     pub(super) fn cut(&mut self, place: Place<'_>, code: &str) {
         let Some((_, number)) = self.due.pop_front() else { return };
