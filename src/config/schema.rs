@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Admin, Auth, Breaker, Cache, Coalesce, Config, Guard, History, Limits, Listen, ListenTls, Log, Pool,
-    Shutdown, Sight, Upstream,
+    Retry, Shutdown, Sight, Upstream,
 };
 
 /// One key of the configuration.
@@ -235,6 +235,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "coalesce" => fields::<Coalesce>(),
         "cache" => fields::<Cache>(),
         "breaker" => fields::<Breaker>(),
+        "retry" => fields::<Retry>(),
         "guard" => fields::<Guard>(),
         "sight" => fields::<Sight>(),
         "sight.history" => fields::<History>(),
