@@ -17,7 +17,7 @@ use tokio_util::io::ReaderStream;
 use super::Context;
 use crate::session::Shared;
 use crate::shown;
-use crate::sight::{Viewer, moment};
+use crate::sight::{Period, Viewer, moment};
 
 /// Rows of an answer, if nothing else is asked for.
 const ROWS: usize = 100;
@@ -40,8 +40,16 @@ pub(super) fn routes() -> Router<Context> {
         .route("/api/baselines", get(baselines))
         .route("/api/alerts", get(async |State(context): State<Context>| Json(alerts(&context.shared))))
         .route("/api/pools", get(async |State(context): State<Context>| Json(shown::pools(&context.shared))))
+        .route(
+            "/api/breakers",
+            get(async |State(context): State<Context>| Json(shown::breakers(&context.shared))),
+        )
+        .route("/api/limits", get(limits))
+        .route("/api/coalesce", get(coalesce))
+        .route("/api/cache", get(cache))
         .route("/api/clients", get(clients))
         .route("/api/resources", get(resources))
+        .route("/api/report", get(report))
         .route("/api/live", get(live))
 }
 
@@ -77,7 +85,15 @@ pub(super) fn overview(context: &Context) -> Value {
         "reason": context.health.reason(),
         "upstream": config.upstream.uri,
         "now": shared.sight.resources.latest(1).first(),
-        "cache": { "enabled": config.cache.enabled, "hits": cached.0, "misses": cached.1, "entries": cached.2 },
+        "cache": {
+            "enabled": config.cache.enabled, "hits": cached.0, "misses": cached.1, "entries": cached.2,
+            "bytes": shared.metrics.cache.bytes.get(), "capacity": config.cache.capacity,
+        },
+        "breakers": shown::breakers(shared),
+        "limits": {
+            "waiting": shared.guard.gate.waiting(), "most": config.guard.max_waiting, "entries": config.guard.limits.len(),
+        },
+        "batches": shown::lanes(shared),
         "alerts": active.iter().map(|alert| alert.json(&shared.sight)).collect::<Vec<_>>(),
         "pools": shown::pools(shared),
     })
@@ -114,6 +130,21 @@ fn alerts(shared: &Shared) -> Value {
     json!({ "active": all(active), "past": all(past) })
 }
 
+async fn limits(State(context): State<Context>, asked: Asked) -> Answer {
+    let most = number(&asked, "limit", ROWS, MOST)?;
+    Ok(Json(shown::limits(&context.shared, most).into()))
+}
+
+async fn coalesce(State(context): State<Context>, asked: Asked) -> Answer {
+    let most = number(&asked, "limit", ROWS, MOST)?;
+    Ok(Json(shown::batched(&context.shared, most).into()))
+}
+
+async fn cache(State(context): State<Context>, asked: Asked) -> Answer {
+    let most = number(&asked, "limit", ROWS, MOST)?;
+    Ok(Json(shown::cached(&context.shared, most).into()))
+}
+
 async fn clients(State(context): State<Context>, asked: Asked) -> Answer {
     let most = number(&asked, "limit", ROWS, MOST)?;
     let clients = shown::clients(&context.shared);
@@ -123,6 +154,26 @@ async fn clients(State(context): State<Context>, asked: Asked) -> Answer {
 async fn resources(State(context): State<Context>, asked: Asked) -> Answer {
     let seconds = number(&asked, "seconds", SECONDS, 3600)?;
     Ok(Json(json!(context.shared.sight.resources.latest(seconds))))
+}
+
+/// What went on in a day, a week or a month.
+async fn report(State(context): State<Context>, asked: Asked) -> Answer {
+    let refused = |status, error: String| (status, Json(json!({ "error": error })));
+    let name = asked.get("period").map_or("daily", String::as_str);
+    let period = Period::read(name).ok_or_else(|| {
+        let error = format!("period: `{name}` is none; write period=daily, weekly or monthly");
+        refused(StatusCode::BAD_REQUEST, error)
+    })?;
+    let shared = std::sync::Arc::clone(&context.shared);
+    let made = tokio::task::spawn_blocking(move || {
+        let sight = &shared.sight;
+        sight.history.report(period, sight, &shared.config.load_full())
+    });
+    match made.await {
+        Ok(Ok(report)) => Ok(Json(report)),
+        Ok(Err(error)) => Err(refused(StatusCode::CONFLICT, error)),
+        Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
 }
 
 /// An overview each second, as server-sent events.

@@ -88,6 +88,23 @@ pub(crate) struct LimitReport {
     pub(crate) state: Arc<State>,
 }
 
+impl LimitReport {
+    /// For whom it is, in words; none = for all.
+    pub(crate) fn named(&self) -> Option<String> {
+        match self.per {
+            Per::All => None,
+            Per::Principal | Per::Database | Per::Application => {
+                Some(String::from_utf8_lossy(&self.key).into_owned())
+            }
+            Per::Address => match (<[u8; 4]>::try_from(&*self.key), <[u8; 16]>::try_from(&*self.key)) {
+                (Ok(four), _) => Some(IpAddr::from(four).to_string()),
+                (_, Ok(sixteen)) => Some(IpAddr::from(sixteen).to_string()),
+                _ => None,
+            },
+        }
+    }
+}
+
 impl Guard {
     /// A guard for this configuration.
     pub(crate) fn new(config: &Arc<Config>) -> Self {

@@ -5,6 +5,7 @@ mod alerts;
 mod baseline;
 mod explain;
 mod histogram;
+mod history;
 mod metrics;
 mod moment;
 mod outcome;
@@ -20,6 +21,7 @@ pub(crate) use advice::Plan;
 pub(crate) use alerts::{Alert, keep_telling};
 pub(crate) use baseline::{Baseline, Level};
 pub(crate) use explain::keep_explaining;
+pub(crate) use history::{History, Period};
 pub(crate) use metrics::SightMetrics;
 pub(crate) use moment::moment;
 pub(crate) use outcome::{Answered, Outcome};
@@ -103,6 +105,7 @@ pub(crate) struct Sight {
     /// How long everything takes.
     all: Histogram,
     pub(crate) resources: Resources,
+    pub(crate) history: History,
     started: Instant,
 }
 
@@ -118,6 +121,7 @@ impl Sight {
             alerts: Alerts::default(),
             all: Histogram::default(),
             resources: Resources::default(),
+            history: History::default(),
             started: Instant::now(),
         }
     }
