@@ -103,6 +103,11 @@ impl Csr {
         self.offsets[node] as usize..self.offsets[node + 1] as usize
     }
 
+    /// The node that an edge leads to.
+    pub(crate) fn target_of(&self, edge: usize) -> u32 {
+        (self.offsets.partition_point(|offset| *offset as usize <= edge) - 1) as u32
+    }
+
     pub(crate) fn offsets(&self) -> &[u32] {
         &self.offsets
     }

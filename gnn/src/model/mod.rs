@@ -361,7 +361,7 @@ fn keep_greatest(kept: &mut Vec<Vec<f32>>, out: &[f32]) {
 }
 
 /// The nodes without doubles in the order in which they come, and where each one stands among those.
-fn distinct(nodes: &[u32]) -> (Vec<u32>, Vec<usize>) {
+pub(crate) fn distinct(nodes: &[u32]) -> (Vec<u32>, Vec<usize>) {
     let mut order: Vec<usize> = (0..nodes.len()).collect();
     order.sort_by_key(|index| nodes[*index]);
     let mut first = vec![0; nodes.len()];
