@@ -1,5 +1,6 @@
 //! The graph: for each node, whom it hears.
 
+use crate::kernel::gather::Hearing;
 use crate::{Error, Matrix};
 use std::sync::OnceLock;
 
@@ -108,8 +109,17 @@ impl Csr {
         (self.offsets.partition_point(|offset| *offset as usize <= edge) - 1) as u32
     }
 
-    pub(crate) fn offsets(&self) -> &[u32] {
-        &self.offsets
+    /// All nodes hearing all their neighbours, without what edges hold.
+    pub(crate) fn hearing(&self) -> Hearing<'_> {
+        Hearing {
+            offsets: &self.offsets,
+            sources: &self.sources,
+            edge_values: &[],
+            edge_width: 0,
+            roots: None,
+            symmetric: &[],
+            scales: None,
+        }
     }
 
     pub(crate) fn sources(&self) -> &[u32] {

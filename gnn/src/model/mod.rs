@@ -234,15 +234,17 @@ impl Model {
     }
 
     fn hearing<'a>(&self, graph: &'a Csr) -> Hearing<'a> {
-        Hearing {
-            offsets: graph.offsets(),
-            sources: graph.sources(),
-            edge_values: graph.edge_values(),
-            edge_width: if self.edges(graph) { graph.edge_width() } else { 0 },
-            roots: None,
-            symmetric: if self.symmetric() { graph.symmetric() } else { &[] },
-            scales: None,
+        let whole = graph.hearing();
+        let symmetric = if self.symmetric() { graph.symmetric() } else { &[] };
+        if self.edges(graph) {
+            return Hearing {
+                edge_values: graph.edge_values(),
+                edge_width: graph.edge_width(),
+                symmetric,
+                ..whole
+            };
         }
+        Hearing { symmetric, ..whole }
     }
 
     fn sampled(
