@@ -21,6 +21,7 @@ mod metrics;
 pub mod report;
 pub mod run;
 mod session;
+mod shown;
 mod sight;
 mod statement;
 pub mod top;

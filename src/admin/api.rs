@@ -1,7 +1,6 @@
 //! The JSON API: what the dashboard shows, for whoever wants it otherwise. `deploy/openapi.json` describes it.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,9 +15,9 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
 use super::Context;
-use crate::session::{Pin, Shared};
-use crate::sight::{Row, Viewer, in_words, moment};
-use crate::statement::fingerprint;
+use crate::session::Shared;
+use crate::shown;
+use crate::sight::{Viewer, moment};
 
 /// Rows of an answer, if nothing else is asked for.
 const ROWS: usize = 100;
@@ -40,7 +39,7 @@ pub(super) fn routes() -> Router<Context> {
         .route("/api/slow", get(slow))
         .route("/api/baselines", get(baselines))
         .route("/api/alerts", get(async |State(context): State<Context>| Json(alerts(&context.shared))))
-        .route("/api/pools", get(async |State(context): State<Context>| Json(pools(&context.shared))))
+        .route("/api/pools", get(async |State(context): State<Context>| Json(shown::pools(&context.shared))))
         .route("/api/clients", get(clients))
         .route("/api/resources", get(resources))
         .route("/api/live", get(live))
@@ -80,58 +79,13 @@ pub(super) fn overview(context: &Context) -> Value {
         "now": shared.sight.resources.latest(1).first(),
         "cache": { "enabled": config.cache.enabled, "hits": cached.0, "misses": cached.1, "entries": cached.2 },
         "alerts": active.iter().map(|alert| alert.json(&shared.sight)).collect::<Vec<_>>(),
-        "pools": pools(shared),
+        "pools": shown::pools(shared),
     })
-}
-
-fn pools(shared: &Shared) -> Value {
-    let most = shared.config.load().pool.max_connection_pool_size;
-    let pool = |pool: &std::sync::Arc<crate::upstream::Pool>| {
-        let (open, idle, waiting) = pool.counts();
-        let server = pool.address();
-        json!({
-            "server": server, "open": open, "idle": idle, "lent": open.saturating_sub(idle), "waiting": waiting, "most": most,
-        })
-    };
-    shared.upstream.pools().iter().map(pool).collect()
 }
 
 async fn queries(State(context): State<Context>, asked: Asked) -> Answer {
     let rows = context.shared.sight.top(number(&asked, "limit", ROWS, MOST)?, &Viewer::of_all());
-    Ok(Json(rows.iter().map(|row| query(&context.shared, row)).collect()))
-}
-
-fn query(shared: &Shared, row: &Row) -> Value {
-    let counts = &row.counts;
-    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let millis = |nanoseconds: u64| (nanoseconds as f64 / 1e3).round() / 1e3;
-    let [p50, p95, p99] = row.times.quantiles([0.5, 0.95, 0.99]).unwrap_or_default().map(millis);
-    let plan = shared.sight.plan(&row.key());
-    json!({
-        "fingerprint": fingerprint::shown(row.fingerprint),
-        "text": row.text,
-        "user": row.user,
-        "database": row.database,
-        "calls": count(&counts.calls),
-        "failures": count(&counts.failures),
-        "refused": count(&counts.refused),
-        "interrupted": count(&counts.interrupted),
-        "cached": count(&counts.cached),
-        "batched": count(&counts.batched),
-        "rows": count(&counts.rows),
-        "bytes": count(&counts.bytes),
-        "totalMs": millis(count(&counts.took)),
-        "waitMs": millis(count(&counts.waited)),
-        "minMs": millis(counts.shortest()),
-        "p50Ms": p50,
-        "p95Ms": p95,
-        "p99Ms": p99,
-        "maxMs": millis(count(&counts.longest)),
-        "firstSeen": moment(count(&counts.first)),
-        "lastSeen": moment(count(&counts.last)),
-        "lastFailure": row.last_failure().as_deref(),
-        "advice": plan.as_ref().and_then(|plan| in_words(&plan.advice)),
-    })
+    Ok(Json(rows.iter().map(|row| shown::query(&context.shared.sight, row)).collect()))
 }
 
 async fn reset(State(context): State<Context>) -> Json<Value> {
@@ -143,59 +97,13 @@ async fn reset(State(context): State<Context>) -> Json<Value> {
 async fn slow(State(context): State<Context>, asked: Asked) -> Answer {
     let sight = &context.shared.sight;
     let slow = sight.slow(number(&asked, "limit", ROWS, MOST)?, &Viewer::of_all());
-    let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-    let row = |slow: &std::sync::Arc<crate::sight::Slow>| {
-        let plan = sight.plan(&slow.key());
-        json!({
-            "time": moment(slow.when),
-            "fingerprint": fingerprint::shown(slow.fingerprint),
-            "text": slow.text,
-            "parameters": slow.parameters,
-            "user": slow.user,
-            "database": slow.database,
-            "application": slow.application,
-            "client": slow.client,
-            "answered": slow.answered.word(),
-            "outcome": slow.outcome.word(),
-            "code": slow.code,
-            "tookMs": millis(slow.took),
-            "waitMs": millis(slow.waited),
-            "firstMs": millis(slow.first),
-            "streamMs": millis(slow.stream()),
-            "tFirstMs": slow.t_first,
-            "tLastMs": slow.t_last,
-            "rows": slow.rows,
-            "bytes": slow.bytes,
-            "advice": plan.as_ref().and_then(|plan| in_words(&plan.advice)),
-            "plan": plan.as_ref().map(|plan| plan.text.clone()),
-        })
-    };
-    Ok(Json(slow.iter().map(row).collect()))
+    Ok(Json(slow.iter().map(|slow| shown::slow(sight, slow)).collect()))
 }
 
 async fn baselines(State(context): State<Context>, asked: Asked) -> Answer {
     let most = number(&asked, "limit", ROWS, MOST)?;
-    let millis = |nanoseconds: u64| (nanoseconds as f64 / 1e3).round() / 1e3;
-    let row = |shown: crate::sight::Shown| {
-        let (number, user, database) = shown.subject;
-        let baseline = shown.baseline;
-        json!({
-            "fingerprint": fingerprint::shown(number),
-            "text": baseline.text,
-            "user": user,
-            "database": database,
-            "samples": baseline.samples,
-            "confidence": baseline.confidence,
-            "p50Ms": millis(baseline.p50),
-            "p95Ms": millis(baseline.p95),
-            "p99Ms": millis(baseline.p99),
-            "nowMs": shown.now.map(|(median, _)| millis(median)),
-            "factor": shown.now.map(|(_, factor)| (factor * 100.0).round() / 100.0),
-            "level": shown.level.map(|level| level.word()),
-        })
-    };
-    let shown = context.shared.sight.baselines(most, &Viewer::of_all());
-    Ok(Json(shown.into_iter().map(row).collect()))
+    let baselines = context.shared.sight.baselines(most, &Viewer::of_all());
+    Ok(Json(baselines.iter().map(shown::baseline).collect()))
 }
 
 fn alerts(shared: &Shared) -> Value {
@@ -208,21 +116,8 @@ fn alerts(shared: &Shared) -> Value {
 
 async fn clients(State(context): State<Context>, asked: Asked) -> Answer {
     let most = number(&asked, "limit", ROWS, MOST)?;
-    let mut clients = context.shared.registry.all();
-    clients.sort_unstable_by_key(|client| client.id);
-    let row = |client: &std::sync::Arc<crate::session::Handle>| {
-        let state = if client.pin() == Pin::None { "idle" } else { client.pin().label() };
-        json!({
-            "id": format!("sidebolt-{}", client.id),
-            "user": client.who().map(|who| who.name.clone()),
-            "application": client.application(),
-            "address": client.peer.to_string(),
-            "state": state,
-            "since": moment(client.since),
-            "fingerprint": client.asked().map(fingerprint::shown),
-        })
-    };
-    Ok(Json(clients.iter().take(most).map(row).collect()))
+    let clients = shown::clients(&context.shared);
+    Ok(Json(clients.iter().take(most).map(|client| shown::client(client)).collect()))
 }
 
 async fn resources(State(context): State<Context>, asked: Asked) -> Answer {

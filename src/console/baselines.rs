@@ -1,9 +1,8 @@
 //! `sidebolt.baselines()` and `sidebolt.alerts()`: what queries usually take, and what is wrong now.
 
-use bolt_wire::packstream::Value;
-
-use super::procedures::{Procedure, column};
-use super::sight::{DATABASE, FINGERPRINT, TEXT, USER, integer, millis, viewer};
+use super::procedures::{Procedure, column, optional, row};
+use super::sight::{DATABASE, FINGERPRINT, TEXT, USER, viewer};
+use crate::shown;
 use crate::sight::{Alert, moment};
 use crate::statement::fingerprint;
 
@@ -35,30 +34,8 @@ pub(super) const BASELINES: Procedure = Procedure {
     says: "What queries usually take, learnt from 100 answers or more, the slowest compared with that first (at most 1,000): \
            the user's own, or for `sight.observers` all.",
     rows: |asking, _| {
-        let shown = asking.shared.sight.baselines(ROWS, &viewer(asking));
-        let row = |shown: crate::sight::Shown| {
-            let (number, user, database) = shown.subject;
-            let baseline = shown.baseline;
-            let (median, factor) = match shown.now {
-                Some((median, factor)) => (millis(median), Value::Float((factor * 100.0).round() / 100.0)),
-                None => (Value::Null, Value::Null),
-            };
-            vec![
-                fingerprint::shown(number).into(),
-                (&*baseline.text).into(),
-                (&*user).into(),
-                database.as_deref().map_or(Value::Null, Into::into),
-                integer(baseline.samples),
-                Value::Float((baseline.confidence * 1000.0).round() / 1000.0),
-                millis(baseline.p50),
-                millis(baseline.p95),
-                millis(baseline.p99),
-                median,
-                factor,
-                shown.level.map_or(Value::Null, |level| level.word().into()),
-            ]
-        };
-        Ok(shown.into_iter().map(row).collect())
+        let baselines = asking.shared.sight.baselines(ROWS, &viewer(asking));
+        Ok(baselines.iter().map(|known| row(BASELINES.columns, &shown::baseline(known))).collect())
     },
 };
 
@@ -89,20 +66,19 @@ pub(super) const ALERTS: Procedure = Procedure {
         let shown = active.into_iter().chain(past);
         let shown =
             shown.filter(|alert| alert.query.as_ref().is_none_or(|query| viewer.sees_user(&query.user)));
-        let row = |alert: Alert| {
+        let told = |alert: Alert| {
             let query = alert.query.as_ref();
-            let text = |text: Option<String>| text.map_or(Value::Null, Into::into);
             vec![
                 alert.kind.into(),
                 alert.level.word().into(),
                 moment(alert.since).into(),
-                text(alert.until.map(moment)),
+                optional(alert.until.map(moment)),
                 alert.message.as_str().into(),
-                text(query.map(|query| fingerprint::shown(query.fingerprint))),
-                text(query.map(|query| query.text.to_string())),
-                text(query.and_then(|query| query.advice(sight))),
+                optional(query.map(|query| fingerprint::shown(query.fingerprint))),
+                optional(query.map(|query| query.text.to_string())),
+                optional(query.and_then(|query| query.advice(sight))),
             ]
         };
-        Ok(shown.map(row).collect())
+        Ok(shown.map(told).collect())
     },
 };

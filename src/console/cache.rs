@@ -6,7 +6,7 @@ use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value;
 use serde_json::json;
 
-use super::procedures::{Procedure, column};
+use super::procedures::{Procedure, column, integer, optional};
 use super::sight::viewer;
 use crate::cache::{SCOPES, Scope, TextReport};
 use crate::statement::{Statement, fingerprint};
@@ -69,7 +69,7 @@ pub(super) const INVALIDATE: Procedure = Procedure {
 
 fn row(report: &TextReport) -> Vec<Value> {
     let asked = report.hits + report.misses;
-    let ratio = (asked > 0).then(|| Value::Float(report.hits as f64 / asked as f64));
+    let ratio = (asked > 0).then(|| report.hits as f64 / asked as f64);
     vec![
         fingerprint::shown(report.statement.fingerprint).into(),
         fingerprint::normalised(&report.statement.text).into(),
@@ -77,14 +77,10 @@ fn row(report: &TextReport) -> Vec<Value> {
         integer(report.bytes),
         integer(report.hits),
         integer(report.misses),
-        ratio.unwrap_or(Value::Null),
-        report.last.map_or(Value::Null, Into::into),
-        report.reason.map_or(Value::Null, Into::into),
+        optional(ratio.map(Value::Float)),
+        optional(report.last),
+        optional(report.reason),
     ]
-}
-
-fn integer(count: u64) -> Value {
-    Value::Integer(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 /// An argument as JSON; what a scope cannot have is named by its kind.

@@ -2,7 +2,7 @@
 
 use bolt_wire::packstream::Value;
 
-use super::procedures::{Column, Procedure, column};
+use super::procedures::{Column, Procedure, column, integer, optional};
 use crate::coalesce::{LaneReport, TextReport};
 
 /// Rows of one answer.
@@ -106,14 +106,6 @@ fn lane(report: LaneReport) -> Vec<Value> {
         integer(report.alone as u64),
         integer(report.cap as u64),
     ]
-}
-
-fn optional(value: Option<impl Into<Value>>) -> Value {
-    value.map_or(Value::Null, Into::into)
-}
-
-fn integer(count: u64) -> Value {
-    Value::Integer(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 /// Microseconds with one decimal.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bolt_wire::packstream::Value;
 
-use super::procedures::{Procedure, column};
+use super::procedures::{Procedure, column, integer, optional};
 use crate::config::Per;
 use crate::guard::LimitReport;
 
@@ -38,8 +38,8 @@ pub(super) const BREAKERS: Procedure = Procedure {
                     report.state.into(),
                     Value::Float(report.since.as_secs_f64()),
                     Value::Integer(report.failures.into()),
-                    Value::Integer(i64::try_from(report.opened).unwrap_or(i64::MAX)),
-                    reason.map_or(Value::Null, |reason| reason.as_str().into()),
+                    integer(report.opened),
+                    optional(reason),
                 ]
             })
             .collect())
@@ -78,21 +78,20 @@ pub(super) const LIMITS: Procedure = Procedure {
 const ROWS: usize = 1000;
 
 fn limit(report: &LimitReport, user: &str) -> Vec<Value> {
-    let count = |count: u64| Value::Integer(i64::try_from(count).unwrap_or(i64::MAX));
-    let optional = |number: Option<u32>| number.map_or(Value::Null, |number| Value::Integer(number.into()));
+    let number = |number: Option<u32>| optional(number.map(i64::from));
     let state = &report.state;
     vec![
         (*report.name).into(),
         report.per.name().into(),
-        key(report, user).map_or(Value::Null, |key| key.as_str().into()),
-        report.rate.as_deref().map_or(Value::Null, Into::into),
-        optional(report.burst.map(|(burst, _)| burst)),
-        optional(report.burst.map(|(_, left)| left)),
-        optional(report.most),
-        optional(report.most.map(|_| state.in_flight())),
-        optional(report.most.map(|_| state.waiting())),
-        count(state.admitted.load(Ordering::Relaxed)),
-        count(state.refused.load(Ordering::Relaxed)),
+        optional(key(report, user)),
+        optional(report.rate.as_deref()),
+        number(report.burst.map(|(burst, _)| burst)),
+        number(report.burst.map(|(_, left)| left)),
+        number(report.most),
+        number(report.most.map(|_| state.in_flight())),
+        number(report.most.map(|_| state.waiting())),
+        integer(state.admitted.load(Ordering::Relaxed)),
+        integer(state.refused.load(Ordering::Relaxed)),
     ]
 }
 

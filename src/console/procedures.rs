@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use bolt_wire::message::Failure;
 use bolt_wire::packstream::Value;
+use serde_json::Value as Shown;
 
 use super::{baselines, cache, coalesce, guard, sight, slow, state};
 use crate::session::Shared;
@@ -48,6 +49,34 @@ pub(super) struct Column {
 /// A column.
 pub(super) const fn column(name: &'static str, kind: &'static str, says: &'static str) -> Column {
     Column { name, kind, says }
+}
+
+/// A count.
+pub(super) fn integer(count: u64) -> Value {
+    Value::Integer(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+/// What there may be.
+pub(super) fn optional(value: Option<impl Into<Value>>) -> Value {
+    value.map_or(Value::Null, Into::into)
+}
+
+/// The row of these columns in an object that has their names.
+pub(super) fn row(columns: &[Column], shown: &Shown) -> Vec<Value> {
+    columns.iter().map(|column| shown.get(column.name).map_or(Value::Null, plain)).collect()
+}
+
+fn plain(value: &Shown) -> Value {
+    match value {
+        Shown::Bool(is) => Value::Boolean(*is),
+        Shown::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => Value::Integer(number),
+            (None, _) if number.is_u64() => Value::Integer(i64::MAX),
+            (None, number) => optional(number.map(Value::Float)),
+        },
+        Shown::String(text) => text.as_str().into(),
+        _ => Value::Null,
+    }
 }
 
 /// All of them.

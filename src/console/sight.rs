@@ -1,12 +1,8 @@
 //! `sidebolt.queries()`: what was asked, how often, how long it took.
 
-use std::sync::atomic::Ordering;
-
-use bolt_wire::packstream::Value;
-
-use super::procedures::{Asking, Column, Procedure, column};
-use crate::sight::{Row, Viewer, moment};
-use crate::statement::fingerprint;
+use super::procedures::{Asking, Column, Procedure, column, integer, row};
+use crate::shown;
+use crate::sight::Viewer;
 
 /// Rows of one answer.
 const ROWS: usize = 1000;
@@ -51,8 +47,9 @@ pub(super) const QUERIES: Procedure = Procedure {
     says: "Queries by fingerprint, user and database, those that took most time first (at most 1,000): the user's own, or \
            for `sight.observers` all.",
     rows: |asking, _| {
-        let rows = asking.shared.sight.top(ROWS, &viewer(asking));
-        Ok(rows.iter().map(|row| query(row)).collect())
+        let sight = &asking.shared.sight;
+        let rows = sight.top(ROWS, &viewer(asking));
+        Ok(rows.iter().map(|query| row(QUERIES.columns, &shown::query(sight, query))).collect())
     },
 };
 
@@ -68,44 +65,4 @@ pub(super) const RESET: Procedure = Procedure {
 /// Who asks, and what they may see.
 pub(super) fn viewer(asking: &Asking<'_>) -> Viewer {
     Viewer::of(asking.principal, &asking.shared.config.load())
-}
-
-fn query(row: &Row) -> Vec<Value> {
-    let counts = &row.counts;
-    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let sum = |counter| integer(count(counter));
-    let [p50, p95, p99] = row.times.quantiles([0.5, 0.95, 0.99]).unwrap_or_default().map(millis);
-    vec![
-        fingerprint::shown(row.fingerprint).into(),
-        (&*row.text).into(),
-        (&*row.user).into(),
-        row.database.as_deref().map_or(Value::Null, Into::into),
-        sum(&counts.calls),
-        sum(&counts.failures),
-        sum(&counts.refused),
-        sum(&counts.interrupted),
-        sum(&counts.cached),
-        sum(&counts.batched),
-        sum(&counts.rows),
-        sum(&counts.bytes),
-        millis(count(&counts.took)),
-        millis(count(&counts.waited)),
-        millis(counts.shortest()),
-        p50,
-        p95,
-        p99,
-        millis(count(&counts.longest)),
-        moment(count(&counts.first)).into(),
-        moment(count(&counts.last)).into(),
-        row.last_failure().map_or(Value::Null, |code| (&*code).into()),
-    ]
-}
-
-pub(super) fn integer(count: u64) -> Value {
-    Value::Integer(i64::try_from(count).unwrap_or(i64::MAX))
-}
-
-/// Milliseconds with three decimals, from nanoseconds.
-pub(super) fn millis(nanoseconds: u64) -> Value {
-    Value::Float((nanoseconds as f64 / 1e3).round() / 1e3)
 }

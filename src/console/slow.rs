@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bolt_wire::packstream::Value;
 
-use super::procedures::{Column, Procedure, column};
-use super::sight::{DATABASE, FINGERPRINT, TEXT, USER, integer, millis, viewer};
-use crate::sight::{Last, Plan, Slow, in_words, moment};
+use super::procedures::{Column, Procedure, column, integer, optional, row};
+use super::sight::{DATABASE, FINGERPRINT, TEXT, USER, viewer};
+use crate::shown::{self, advice, millis_of};
+use crate::sight::{Last, Plan};
 use crate::statement::{Class, fingerprint};
 
 /// Rows of one answer.
@@ -61,7 +62,7 @@ pub(super) const SLOW: Procedure = Procedure {
     rows: |asking, _| {
         let sight = &asking.shared.sight;
         let slow = sight.slow(ROWS, &viewer(asking));
-        Ok(slow.iter().map(|slow| row(slow, sight.plan(&slow.key()).as_deref())).collect())
+        Ok(slow.iter().map(|slow| row(SLOW.columns, &shown::slow(sight, slow))).collect())
     },
 };
 
@@ -95,32 +96,6 @@ pub(super) const LAST: Procedure = Procedure {
     },
 };
 
-fn row(slow: &Slow, plan: Option<&Plan>) -> Vec<Value> {
-    vec![
-        moment(slow.when).into(),
-        fingerprint::shown(slow.fingerprint).into(),
-        (&*slow.text).into(),
-        optional(slow.parameters.as_deref()),
-        (&*slow.user).into(),
-        optional(slow.database.as_deref()),
-        (&*slow.application).into(),
-        (&*slow.client).into(),
-        slow.answered.word().into(),
-        slow.outcome.word().into(),
-        optional(slow.code.as_deref()),
-        time(slow.took),
-        time(slow.waited),
-        time(slow.first),
-        time(slow.stream()),
-        slow.t_first.map_or(Value::Null, Value::Integer),
-        slow.t_last.map_or(Value::Null, Value::Integer),
-        integer(slow.rows),
-        integer(slow.bytes),
-        optional(plan.and_then(|plan| in_words(&plan.advice)).as_deref()),
-        optional(plan.map(|plan| plan.text.as_str())),
-    ]
-}
-
 fn explained(last: &Last, plan: Option<&Plan>) -> Vec<Value> {
     let statement = &last.statement;
     let not_cached = if statement.reads_only { statement.cacheable.err() } else { Some("it may write") };
@@ -142,15 +117,11 @@ fn explained(last: &Last, plan: Option<&Plan>) -> Vec<Value> {
         integer(last.rows),
         optional(not_cached),
         optional(not_batched),
-        optional(plan.and_then(|plan| in_words(&plan.advice)).as_deref()),
+        optional(advice(plan).as_deref()),
         optional(plan.map(|plan| plan.text.as_str())),
     ]
 }
 
-fn optional(text: Option<&str>) -> Value {
-    text.map_or(Value::Null, Into::into)
-}
-
 fn time(time: Duration) -> Value {
-    millis(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    Value::Float(millis_of(time))
 }

@@ -1,12 +1,8 @@
 //! `sidebolt.pools()` and `sidebolt.clients()`: who is there, and what is lent.
 
-use bolt_wire::packstream::Value;
-
-use super::procedures::{Procedure, column};
-use super::sight::{integer, viewer};
-use crate::session::Pin;
-use crate::sight::moment;
-use crate::statement::fingerprint;
+use super::procedures::{Procedure, column, row};
+use super::sight::viewer;
+use crate::shown;
 
 /// Rows of one answer.
 const ROWS: usize = 10_000;
@@ -24,17 +20,7 @@ pub(super) const POOLS: Procedure = Procedure {
         column("most", "INTEGER", "how many there may be (`pool.max_connection_pool_size`)"),
     ],
     says: "The pools of connections to Neo4j.",
-    rows: |asking, _| {
-        let most = asking.shared.config.load().pool.max_connection_pool_size;
-        let row = |pool: &std::sync::Arc<crate::upstream::Pool>| {
-            let (open, idle, waiting) = pool.counts();
-            let counts = [open, idle, open.saturating_sub(idle), waiting, most];
-            let mut row: Vec<Value> = vec![pool.address().into()];
-            row.extend(counts.map(|count| integer(count as u64)));
-            row
-        };
-        Ok(asking.shared.upstream.pools().iter().map(row).collect())
-    },
+    rows: |asking, _| Ok(shown::pools(asking.shared).iter().map(|pool| row(POOLS.columns, pool)).collect()),
 };
 
 /// `sidebolt.clients()`.
@@ -57,21 +43,8 @@ pub(super) const CLIENTS: Procedure = Procedure {
     says: "Client connections, the oldest first (at most 10,000): the user's own, or for `sight.observers` all.",
     rows: |asking, _| {
         let viewer = viewer(asking);
-        let mut clients = asking.shared.registry.all();
-        clients.sort_unstable_by_key(|client| client.id);
-        let row = |client: &std::sync::Arc<crate::session::Handle>| {
-            let who = client.who().filter(|who| viewer.sees(&who.id))?;
-            let state = if client.pin() == Pin::None { "idle" } else { client.pin().label() };
-            Some(vec![
-                format!("sidebolt-{}", client.id).into(),
-                who.name.as_str().into(),
-                client.application().into(),
-                client.peer.to_string().into(),
-                state.into(),
-                moment(client.since).into(),
-                client.asked().map_or(Value::Null, |asked| fingerprint::shown(asked).into()),
-            ])
-        };
-        Ok(clients.iter().filter_map(row).take(ROWS).collect())
+        let clients = shown::clients(asking.shared);
+        let seen = clients.iter().filter(|client| client.who().is_some_and(|who| viewer.sees(&who.id)));
+        Ok(seen.take(ROWS).map(|client| row(CLIENTS.columns, &shown::client(client))).collect())
     },
 };

@@ -24,7 +24,7 @@ pub(crate) use metrics::SightMetrics;
 pub(crate) use moment::moment;
 pub(crate) use outcome::{Answered, Outcome};
 pub(crate) use post::Target;
-pub(crate) use queries::{Row, now};
+pub(crate) use queries::{Row, nanoseconds, now};
 pub(crate) use slow::{PlanKey, Slow, in_words};
 pub(crate) use watchman::keep_watch;
 
