@@ -109,6 +109,7 @@ async fn metrics(State(context): State<Context>) -> Response {
     }
     shared.cache.gauge();
     metrics.guard.waiting.set(shared.guard.gate.waiting() as i64);
+    metrics.guard.adaptive.set(shared.guard.adaptive());
     shared.sight.gauge();
     shared.coalescer.gauge(&shared.config.load().coalesce, &metrics.coalesce);
     for (role, count) in shared.upstream.members() {

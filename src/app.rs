@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::coalesce::Coalescer;
 use crate::config::reload::{Counters, Reloader};
 use crate::config::{Config, UpstreamUri};
-use crate::guard::Guard;
+use crate::guard::{Guard, keep_measuring};
 use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
@@ -161,6 +161,7 @@ impl App {
         }
         tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end.clone()));
         tokio::spawn(keep_warm(Arc::clone(&shared), end.clone()));
+        tokio::spawn(keep_measuring(Arc::clone(&shared), end.clone()));
         tokio::spawn(indexes::keep(Arc::clone(&shared), end.clone()));
         tokio::spawn(keep_explaining(Arc::clone(&shared), end.clone()));
         tokio::spawn(keep_telling(Arc::clone(&shared), end.clone()));

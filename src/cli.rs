@@ -48,6 +48,8 @@ pub enum Command {
     Top(TopArgs),
     /// Print a report about the last hour, day, week or month of a running proxy
     Report(ReportArgs),
+    /// Print what the load of the last hour says about the size of the pool and the limits
+    Advise(AdviseArgs),
     /// Let a running proxy forget cached answers
     Invalidate(InvalidateArgs),
 }
@@ -167,6 +169,20 @@ pub struct DemoArgs {
     /// End after the self-check and a short run of the writers
     #[arg(long)]
     pub check: bool,
+}
+
+/// What `advise` prints.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AdviseArgs {
+    /// As JSON instead of lines for the configuration
+    #[arg(long)]
+    pub json: bool,
+    /// Address of the admin port, `https://HOST:PORT` for HTTPS [default: admin.address of the configuration]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// Configuration file, for the address and the token of the admin port
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// `sidebolt invalidate`.

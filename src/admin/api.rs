@@ -1,6 +1,7 @@
 //! The JSON API: what the dashboard shows, for whoever wants it otherwise. `deploy/openapi.json` describes it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -50,6 +51,7 @@ pub(super) fn routes() -> Router<Context> {
         .route("/api/clients", get(clients))
         .route("/api/resources", get(resources))
         .route("/api/report", get(report))
+        .route("/api/advise", get(async |State(context): State<Context>| Json(advise(&context.shared))))
         .route("/api/live", get(live))
 }
 
@@ -120,6 +122,14 @@ async fn baselines(State(context): State<Context>, asked: Asked) -> Answer {
     let most = number(&asked, "limit", ROWS, MOST)?;
     let baselines = context.shared.sight.baselines(most, &Viewer::of_all());
     Ok(Json(baselines.iter().map(shown::baseline).collect()))
+}
+
+/// What the last hour says about the configuration.
+fn advise(shared: &Shared) -> Value {
+    let rows = shared.sight.top(usize::MAX, &Viewer::of_all());
+    let longest = rows.iter().map(|row| row.counts.longest.load(Ordering::Relaxed)).max().unwrap_or(0);
+    let samples = shared.sight.resources.latest(usize::MAX);
+    crate::sight::advise(&samples, longest as f64 / 1e9, shared.upstream.pools().len(), &shared.config.load())
 }
 
 fn alerts(shared: &Shared) -> Value {

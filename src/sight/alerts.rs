@@ -162,7 +162,7 @@ impl Alert {
         );
         let plan = change.row.as_ref().map(|row| row.key());
         let text = change.baseline.text.clone();
-        let query = kind.is_none().then(|| Query { fingerprint, user, database, text, plan });
+        let query = kind.is_none().then_some(Query { fingerprint, user, database, text, plan });
         Some(Self { kind: "slowdown", level, message, since: now, until: None, query })
     }
 

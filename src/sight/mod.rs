@@ -1,6 +1,7 @@
 //! What was asked and how it went: top queries, slow ones and why they are.
 
 mod advice;
+mod advise;
 mod alerts;
 mod baseline;
 mod explain;
@@ -19,6 +20,7 @@ mod tests;
 mod watchman;
 
 pub(crate) use advice::Plan;
+pub(crate) use advise::advise;
 pub(crate) use alerts::{Alert, keep_telling};
 pub(crate) use baseline::{Baseline, Level};
 pub(crate) use explain::keep_explaining;

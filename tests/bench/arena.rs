@@ -39,6 +39,8 @@ pub(crate) enum Way {
     Unguarded,
     /// Sidebolt with limits that nobody reaches.
     Guarded,
+    /// With a limit that it finds itself.
+    Adaptive,
     /// Sidebolt that sees nothing of the queries.
     Blind,
     /// Sidebolt that sees all and keeps it.
@@ -61,6 +63,7 @@ impl fmt::Display for Way {
             Self::Bounded => "Sidebolt, bounded",
             Self::Unguarded => "Sidebolt, no limits",
             Self::Guarded => "Sidebolt, limits",
+            Self::Adaptive => "Sidebolt, adaptive",
             Self::Blind => "Sidebolt, no sight",
             Self::Seeing => "Sidebolt, all of sight",
             Self::Tracing => "Sidebolt, sight and traces",
