@@ -10,9 +10,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use self::bucket::{Bucket, Spent};
 use self::store::Store;
@@ -28,6 +31,8 @@ use crate::session::Shared;
 const MINUTE: u64 = 60;
 /// Minutes that may wait for a file that cannot be written.
 const PENDING: usize = 120;
+/// How long the last writing may take.
+const LAST: Duration = Duration::from_secs(10);
 /// Seconds whose samples may be in a minute that has just ended.
 const LATEST: usize = 130;
 
@@ -50,6 +55,8 @@ pub(super) struct Keeper {
     /// What was written of each alert.
     alerts: HashMap<(u64, u64), u64>,
     pending: Vec<(u64, Bucket)>,
+    /// What is being written, and gives back what could not be.
+    writing: Option<JoinHandle<(Result<(), String>, Vec<(u64, Bucket)>)>>,
     /// It was said that it cannot be written.
     complained: bool,
 }
@@ -76,23 +83,25 @@ impl History {
         Ok(())
     }
 
-    /// Adds minutes and alerts.
+    /// Adds minutes, which are taken out of the list, and alerts.
     fn add(
         &self,
         wanted: &config::History,
         folder: &Path,
-        minutes: &[(u64, Bucket)],
+        minutes: &mut Vec<(u64, Bucket)>,
         alerts: &[((u64, u64), Value)],
     ) -> Result<(), String> {
         self.open(folder)?;
         let mut place = self.store.write();
         let Some(store) = &mut *place else { return Err("it was closed".to_owned()) };
-        for (nth, (second, bucket)) in minutes.iter().enumerate() {
-            let alerts = if nth == 0 { alerts } else { &[] };
-            store.add(*second, bucket, alerts).map_err(|error| error.to_string())?;
+        let mut alerts = alerts;
+        while let Some((second, bucket)) = minutes.first() {
+            let second = *second;
+            store.add(second, bucket, alerts).map_err(|error| error.to_string())?;
+            minutes.remove(0);
+            alerts = &[];
+            store.forget(second, wanted.keep.as_secs()).map_err(|error| error.to_string())?;
         }
-        let last = minutes.last().map_or(0, |(second, _)| *second);
-        store.forget(last, wanted.keep.as_secs()).map_err(|error| error.to_string())?;
         store.bound(wanted.max_bytes as u64).map_err(|error| error.to_string())
     }
 }
@@ -132,7 +141,13 @@ impl Keeper {
     /// Writes what there is of the running minute.
     pub(super) async fn finish(&mut self, shared: &Shared) {
         if self.minute != 0 {
-            self.write(shared, self.minute).await;
+            let work = async {
+                self.settle().await;
+                self.write(shared, self.minute).await;
+                self.settle().await;
+            };
+            // A disk that hangs must not hold up the end.
+            let _ = timeout(LAST, work).await;
         }
     }
 
@@ -144,22 +159,33 @@ impl Keeper {
         if self.pending.len() > PENDING {
             self.pending.remove(0);
         }
+        // A disk that takes its time holds up nothing else.
+        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            return;
+        }
+        self.settle().await;
         let alerts = self.alerts(&shared.sight);
         let (history, wanted) = (shared.sight.history.clone(), config.sight.history.clone());
-        let minutes = std::mem::take(&mut self.pending);
-        let done = tokio::task::spawn_blocking(move || {
-            let done = history.add(&wanted, &folder, &minutes, &alerts);
+        let mut minutes = std::mem::take(&mut self.pending);
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            let done = history.add(&wanted, &folder, &mut minutes, &alerts);
             (done, minutes)
-        });
-        match done.await {
-            Ok((Ok(()), _)) => self.complained = false,
-            Ok((Err(error), minutes)) => {
-                self.pending = minutes;
+        }));
+    }
+
+    /// Waits for what is being written, and takes back what could not be.
+    async fn settle(&mut self) {
+        let Some(writing) = self.writing.take() else { return };
+        // A panic was reported where it happened.
+        let Ok((done, mut left)) = writing.await else { return };
+        left.append(&mut self.pending);
+        self.pending = left;
+        match done {
+            Ok(()) => self.complained = false,
+            Err(error) => {
                 self.alerts.clear();
                 self.complain(&error);
             }
-            // A panic was reported where it happened.
-            Err(_) => {}
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) const LENGTHS: [u64; 3] = [60, 3600, 86_400];
 const KEPT: [u64; 2] = [2 * 86_400, 70 * 86_400];
 /// Pages of the file that are held in memory.
 const IN_MEMORY: usize = 1 << 20;
+/// Entries of a table that are not worth dropping.
+const LEAST: usize = 2;
 /// How often room is made before it is given up.
 const TRIES: usize = 40;
 
@@ -94,13 +96,14 @@ impl Store {
     pub(super) fn bound(&mut self, most: u64) -> Result<()> {
         for _ in 0..TRIES {
             // The file grows by doubling, so that half of it has to be free.
-            if self.size() <= most && self.used()? <= most / 2 {
+            let (is_full, is_large) = (self.used()? > most / 2, self.size() > most);
+            let dropped = is_full && self.drop_oldest()?;
+            if is_large {
+                while self.database.compact()? {}
+            }
+            if !dropped {
                 return Ok(());
             }
-            if !self.drop_oldest()? && self.size() <= most {
-                return Ok(());
-            }
-            while self.database.compact()? {}
         }
         Ok(())
     }
@@ -115,7 +118,7 @@ impl Store {
                 .iter()?
                 .map(|row| row.map(|(key, _)| key.value()))
                 .collect::<std::result::Result<_, _>>()?;
-            if keys.len() > 24 {
+            if keys.len() > LEAST {
                 let middle = keys.get(keys.len() / 2).copied().unwrap_or_default();
                 table.retain_in(..middle, |_, _| false)?;
                 dropped = true;
@@ -134,6 +137,8 @@ impl Store {
             }
         }
         write.commit()?;
+        // What was dropped is free with the next commit.
+        self.database.begin_write()?.commit()?;
         Ok(dropped)
     }
 
