@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! gnn-bench [--threads N] [--nodes N] [--edges N] [--runs N]    a random graph, GraphSAGE 64 → 64 → 64 → 128
+//! gnn-bench --library FILE                                      with a library of gnn/cuda/build, where there is a GPU
 //! gnn-bench [--threads N] --case FOLDER                         a model and case.safetensors; one forward for each
 //!                                                               line read, answered with "wall cpu" in milliseconds
 //! ```
@@ -20,6 +21,11 @@ use std::time::Instant;
 fn main() {
     let options = Options::parse();
     gnn::set_threads(options.threads).expect("the threads start");
+    if let Some(library) = &options.library {
+        let device = gnn::open_with(gnn::Choice::Auto, Some(Path::new(library)))
+            .expect("the processor can always compute");
+        println!("device: {} {} ({})", device.kind, device.name, device.reason);
+    }
     if let Some(folder) = &options.case {
         return serve(Path::new(folder));
     }
@@ -283,11 +289,13 @@ struct Options {
     edges: usize,
     runs: usize,
     case: Option<String>,
+    library: Option<String>,
 }
 
 impl Options {
     fn parse() -> Self {
-        let mut options = Self { threads: 2, nodes: 169_343, edges: 1_166_243, runs: 9, case: None };
+        let mut options =
+            Self { threads: 2, nodes: 169_343, edges: 1_166_243, runs: 9, case: None, library: None };
         let mut arguments = std::env::args().skip(1);
         while let Some(flag) = arguments.next() {
             let value = arguments.next().unwrap_or_else(|| panic!("{flag} wants a value"));
@@ -298,6 +306,7 @@ impl Options {
                 "--edges" => options.edges = number(),
                 "--runs" => options.runs = number(),
                 "--case" => options.case = Some(value),
+                "--library" => options.library = Some(value),
                 _ => panic!("no such option: {flag}"),
             }
         }

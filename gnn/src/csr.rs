@@ -1,5 +1,6 @@
 //! The graph: for each node, whom it hears.
 
+use crate::accelerate::{DeviceGraph, Resident};
 use crate::kernel::gather::Hearing;
 use crate::{Error, Matrix};
 use std::sync::OnceLock;
@@ -14,6 +15,8 @@ pub struct Csr {
     edge_values: Vec<f32>,
     edge_width: usize,
     symmetric: OnceLock<Vec<f32>>,
+    /// On a device: without and with degrees.
+    resident: [Resident<DeviceGraph>; 2],
 }
 
 /// Which way an edge carries messages.
@@ -130,6 +133,14 @@ impl Csr {
         &self.edge_values
     }
 
+    pub(crate) fn resident(&self) -> &Resident<DeviceGraph> {
+        &self.resident[0]
+    }
+
+    pub(crate) fn resident_symmetric(&self) -> &Resident<DeviceGraph> {
+        &self.resident[1]
+    }
+
     /// 1/√degree of each node as GCN counts: weights added up by target, other edges plus one loop. Kept.
     pub(crate) fn symmetric(&self) -> &[f32] {
         self.symmetric.get_or_init(|| {
@@ -188,6 +199,7 @@ impl Csr {
             edge_values: vec![0.0; total * width],
             edge_width: width,
             symmetric: OnceLock::new(),
+            resident: Default::default(),
         };
         let mut put = |source: u32, target: u32, edge: usize| {
             let at = next[target as usize] as usize;
