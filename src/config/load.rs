@@ -193,7 +193,7 @@ impl Loader {
     /// Relative paths in the file are relative to the file's directory, as it does not matter from where one starts.
     fn anchor_files(&mut self) {
         let Some(directory) = self.file.as_deref().and_then(Path::parent).map(Path::to_owned) else { return };
-        for key in keys().iter().filter(|key| key.unit == "file") {
+        for key in keys().iter().filter(|key| matches!(key.unit.as_str(), "file" | "folder")) {
             if let Some(Node { origin: origin @ Origin::File { .. }, value: Value::Scalar(text) }) =
                 self.tree.at(&key.path)
             {
@@ -315,20 +315,21 @@ impl Loader {
     }
 
     fn files(&self, config: &Config) -> Vec<PathBuf> {
-        let (tls, upstream, auth) = (config.listen.tls.as_ref(), &config.upstream, &config.auth);
+        let (upstream, auth) = (&config.upstream, &config.auth);
         let files = [
             self.file.as_ref(),
             auth.password_file.as_ref(),
             auth.client_token_file.as_ref(),
             config.admin.token_file.as_ref(),
-            tls.map(|tls| &tls.cert_file),
-            tls.map(|tls| &tls.key_file),
-            tls.and_then(|tls| tls.client_ca_file.as_ref()),
             upstream.ca_file.as_ref(),
             upstream.cert_file.as_ref(),
             upstream.key_file.as_ref(),
         ];
-        files.into_iter().flatten().cloned().collect()
+        let certificates = [&config.listen.tls, &config.admin.tls]
+            .into_iter()
+            .flatten()
+            .flat_map(|tls| [Some(&tls.cert_file), Some(&tls.key_file), tls.client_ca_file.as_ref()]);
+        files.into_iter().chain(certificates).flatten().cloned().collect()
     }
 
     fn origins(&self) -> BTreeMap<String, String> {
