@@ -14,6 +14,8 @@ pub struct Csr {
     /// `width` numbers for each edge, in the order of `sources`.
     edge_values: Vec<f32>,
     edge_width: usize,
+    /// Whether a number of an edge is below 0.
+    negative: bool,
     symmetric: OnceLock<Vec<f32>>,
     /// On a device: without and with degrees.
     resident: [Resident<DeviceGraph>; 2],
@@ -100,6 +102,10 @@ impl Csr {
     #[must_use]
     pub fn max_degree(&self) -> usize {
         self.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
+    }
+
+    pub(crate) fn has_negative_edges(&self) -> bool {
+        self.negative
     }
 
     /// Where a node's neighbours stand among all of them.
@@ -198,6 +204,7 @@ impl Csr {
             sources: vec![0; total],
             edge_values: vec![0.0; total * width],
             edge_width: width,
+            negative: values.iter().any(|value| *value < 0.0),
             symmetric: OnceLock::new(),
             resident: Default::default(),
         };

@@ -3,7 +3,7 @@
 mod cases;
 
 use cases::{FIXTURES, case, difference, folder};
-use gnn::{Cancel, Limits, Model};
+use gnn::{Cancel, Csr, Limits, Matrix, Model, Orientation};
 use std::fs;
 
 #[test]
@@ -96,4 +96,26 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
             assert_eq!(ask(&[*node], 1).row(0), together.row(row), "{name}, node {node}");
         }
     }
+}
+
+#[test]
+fn gcn_says_which_weights_it_cannot_divide_by() {
+    let case = case("gcn");
+    let error = |weights: &[f32]| {
+        let graph = Csr::from_edges(90, &[0, 1], &[1, 2], Some(weights), Orientation::Natural).unwrap();
+        let cancel = Cancel::default();
+        let whole = case.model.forward(&graph, &case.features, &cancel).map(|_| ());
+        assert_eq!(
+            whole,
+            case.model.forward_nodes(&graph, &case.features, &[1], &[], 0, &cancel).map(|_| ())
+        );
+        whole
+    };
+    assert_eq!(error(&[0.0, 2.0]), Ok(()));
+    let message = error(&[0.5, -0.5]).unwrap_err().to_string();
+    assert!(message.starts_with("`relationshipWeights`: ") && message.contains("below 0"), "{message}");
+    let edges = Matrix::zeros(2, 3);
+    let graph = Csr::from_featured_edges(90, &[0, 1], &[1, 2], &edges, Orientation::Natural).unwrap();
+    let wide = case.model.forward(&graph, &case.features, &Cancel::default()).unwrap_err().to_string();
+    assert!(wide.contains("one number an edge"), "{wide}");
 }

@@ -233,7 +233,7 @@ impl Model {
             if graph.edge_width() > 1 {
                 return Err(Error::argument("relationshipWeights", "one number an edge is what GCN reads"));
             }
-            if graph.edge_values().iter().any(|weight| *weight < 0.0) {
+            if graph.has_negative_edges() {
                 return Err(Error::argument(
                     "relationshipWeights",
                     "GCN divides by the root of their sum: none may be below 0",
