@@ -23,6 +23,7 @@ use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStat
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
 use crate::sight::{Sight, keep_explaining, keep_telling, keep_watch};
+use crate::traces::Traces;
 use crate::transport::tls::{TlsAcceptor, TlsError};
 use crate::upstream::{Connector, Dialer, Identities, Upstream};
 use crate::{admin, indexes, session};
@@ -148,6 +149,7 @@ impl App {
             cache,
             guard: Guard::new(&current),
             sight,
+            traces: Traces::default(),
         });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let mut admin_address = None;
@@ -243,6 +245,7 @@ impl App {
         }
         self.end.cancel();
         let _ = self.watching.await;
+        self.shared.traces.close().await;
     }
 }
 

@@ -24,6 +24,7 @@ mod retry;
 mod schema;
 mod show;
 mod sight;
+mod telemetry;
 mod tree;
 mod units;
 pub mod uri;
@@ -39,6 +40,7 @@ pub use load::{Loaded, Override, Sources};
 pub use retry::Retry;
 pub use schema::{Key, keys};
 pub use sight::{History, Parameters, Sight, SlowRule};
+pub use telemetry::{Otlp, Telemetry};
 pub use uri::{TlsTrust, UpstreamUri};
 pub use when::{AccessKind, When};
 
@@ -68,6 +70,8 @@ pub struct Config {
     pub guard: Guard,
     /// What is seen of the queries.
     pub sight: Sight,
+    /// What other programs are told of them.
+    pub telemetry: Telemetry,
     /// What is held in memory for one client.
     pub limits: Limits,
     /// Indexes and constraints to make sure of at start: a list of entries with `label` or `type`, `properties`, and if wanted `unique: true`, `name`, `database`.

@@ -18,6 +18,7 @@ mod relay;
 mod requests;
 mod route;
 mod start;
+mod traced;
 mod upload;
 mod watched;
 mod writing;
@@ -48,6 +49,7 @@ use crate::guard::Guard;
 use crate::indexes::Known;
 use crate::metrics::Metrics;
 use crate::sight::Sight;
+use crate::traces::Traces;
 use crate::transport::Transport;
 use crate::upstream::{Access, Fault, Identities, Key, Lease, Principal, Upstream};
 
@@ -64,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) cache: Arc<Cache>,
     pub(crate) guard: Guard,
     pub(crate) sight: Sight,
+    pub(crate) traces: Traces,
 }
 
 /// A client that has sent the Bolt magic.

@@ -28,4 +28,5 @@ mod session;
 mod sight;
 mod sight_admin;
 mod sight_history;
+mod traces;
 mod transparency;

@@ -7,6 +7,7 @@ mod connect;
 mod guard;
 mod idle;
 mod latency;
+mod sight;
 mod stream;
 mod stub;
 
@@ -44,6 +45,8 @@ pub(crate) enum Scenario {
     Cache,
     /// Limits, the queue and the circuit breaker: what they cost, what they hold.
     Guard,
+    /// What seeing the queries costs: sight on and off, before the stub.
+    Sight,
     /// 100,000 nodes and 500,000 relationships written as singles; long, and only run when it is named.
     Bulk,
 }
@@ -101,6 +104,7 @@ impl Scenario {
             Self::Coalesce => coalesce::run(settings),
             Self::Cache => cache::run(settings),
             Self::Guard => guard::run(settings),
+            Self::Sight => sight::run(settings),
             Self::Bulk => coalesce::bulk(settings),
         }?;
         if let Some(cores) = median(findings.foreign.iter().copied()).filter(|cores| *cores > 0.05) {
