@@ -61,6 +61,8 @@ pub struct Device {
     pub name: String,
     /// Whether it can compute.
     pub usable: bool,
+    /// Whether whole graphs are computed by it.
+    pub used: bool,
     /// Why it cannot, or why it was taken.
     pub reason: String,
     /// Its memory in bytes; 0 if that is not known.
@@ -164,6 +166,7 @@ fn find(library: Option<&Path>) -> Result<Arc<Library>, String> {
 
 fn gpu() -> Device {
     let state = STATE.lock();
+    let used = state.used;
     let described = state.library.as_ref().map(|library| library.describe());
     let (usable, reason, description) = match described {
         Some(Ok(description)) if state.reason.is_empty() => (true, "can compute".to_owned(), description),
@@ -178,6 +181,7 @@ fn gpu() -> Device {
         kind: DeviceKind::Cuda,
         name: if description.name.is_empty() { "CUDA".to_owned() } else { description.name },
         usable,
+        used: usable && used,
         reason,
         memory_total: description.total,
         memory_free: description.free,
@@ -193,6 +197,7 @@ fn cpu(reason: &str) -> Device {
         kind: DeviceKind::Cpu,
         name: name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()),
         usable: true,
+        used: active().is_none(),
         reason: reason.to_owned(),
         memory_total: memory("MemTotal"),
         memory_free: memory("MemAvailable"),

@@ -43,11 +43,13 @@ fn a_device_computes_what_the_processor_does() {
         (DeviceKind::Cuda, true, "emulated by the processor")
     );
     assert_eq!(device.batch_size(), 128);
+    assert_eq!(devices().iter().map(|device| device.used).collect::<Vec<_>>(), [true, false]);
     fixtures();
     let reason = devices().swap_remove(0).reason;
     assert!(reason.contains("a layer norm over all nodes is computed on the processor"), "{reason}");
 
     assert_eq!(open(Choice::Cpu).unwrap().kind, DeviceKind::Cpu);
+    assert_eq!(devices().iter().map(|device| device.used).collect::<Vec<_>>(), [false, true]);
     let case = case("gat");
     let all: Vec<u32> = (0..90).collect();
     let here =
