@@ -1,0 +1,107 @@
+//! Rows of numbers: features in, embeddings out.
+
+use crate::Error;
+use crate::threads;
+use rayon::prelude::*;
+
+/// A dense matrix, row after row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix {
+    rows: usize,
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl Matrix {
+    /// One from its values, row after row.
+    ///
+    /// # Errors
+    /// If there are not exactly `rows × columns` values.
+    pub fn new(rows: usize, columns: usize, values: Vec<f32>) -> Result<Self, Error> {
+        if rows.checked_mul(columns) != Some(values.len()) {
+            let problem = format!(
+                "{rows} rows of {columns} columns need {} values, got {}",
+                rows.saturating_mul(columns),
+                values.len()
+            );
+            return Err(Error::argument("values", problem));
+        }
+        Ok(Self { rows, columns, values })
+    }
+
+    /// One of zeros.
+    #[must_use]
+    pub fn zeros(rows: usize, columns: usize) -> Self {
+        Self { rows, columns, values: vec![0.0; rows * columns] }
+    }
+
+    /// How many rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// How many columns.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// One row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.columns..][..self.columns]
+    }
+
+    /// One row, to be changed.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.values[row * self.columns..][..self.columns]
+    }
+
+    /// All values, row after row.
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// All values, to be changed.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// All values, without a copy.
+    #[must_use]
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+
+    /// How much memory it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.values.capacity() * size_of::<f32>()
+    }
+
+    /// An error naming the first value that is not a finite number.
+    pub(crate) fn check_finite(&self, name: &'static str) -> Result<(), Error> {
+        // All exponent bits set is what infinities and NaN have in common; without a branch this is vector code.
+        let bad =
+            |values: &[f32]| values.iter().fold(false, |bad, x| bad | (x.to_bits() & EXPONENT == EXPONENT));
+        let found = threads::install(|| {
+            self.values
+                .par_chunks(1 << 14)
+                .enumerate()
+                .find_first(|(_, chunk)| bad(chunk))
+                .map(|(index, _)| index)
+        });
+        let Some(chunk) = found else { return Ok(()) };
+        let from = chunk << 14;
+        let at = from + self.values[from..].iter().position(|x| !x.is_finite()).unwrap_or(0);
+        let (row, column) = (at / self.columns, at % self.columns);
+        Err(Error::argument(
+            name,
+            format!("row {row}, column {column} is {}: only finite numbers can be used", self.values[at]),
+        ))
+    }
+}
+
+const EXPONENT: u32 = 0x7f80_0000;

@@ -1,0 +1,168 @@
+//! The same numbers as PyTorch Geometric: `tests/gnn/make_fixtures.py` made models, graphs and embeddings.
+
+use gnn::{Cancel, Csr, Limits, Matrix, Model, Orientation};
+use safetensors::SafeTensors;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The models that have to be there: a fixture that is lost is noticed.
+const FIXTURES: [&str; 17] = [
+    "gat",
+    "gat_edges",
+    "gat_residual",
+    "gatv2",
+    "gatv2_edges_jk",
+    "gcn",
+    "gcn_weighted",
+    "sage_elu_no_out",
+    "sage_jk_cat_batch_norm",
+    "sage_jk_last_node_norm",
+    "sage_jk_max_layer_norm",
+    "sage_max",
+    "sage_mean",
+    "sage_narrow",
+    "sage_normalize",
+    "sage_project",
+    "sage_sum",
+];
+
+struct Case {
+    model: Model,
+    graph: Csr,
+    features: Matrix,
+    expected: Matrix,
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn matrix(file: &SafeTensors, name: &str) -> Matrix {
+    let view = file.tensor(name).unwrap();
+    let values = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    Matrix::new(view.shape()[0], view.shape()[1], values).unwrap()
+}
+
+fn case(name: &str) -> Case {
+    let bytes = fs::read(folder(name).join("case.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let features = matrix(&file, "x");
+    let edges = file.tensor("edge_index").unwrap();
+    let ids: Vec<u32> =
+        edges.data().as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes) as u32).collect();
+    let (sources, targets) = ids.split_at(edges.shape()[1]);
+    let graph = if file.names().contains(&"edge_attr") {
+        Csr::from_featured_edges(
+            features.rows(),
+            sources,
+            targets,
+            &matrix(&file, "edge_attr"),
+            Orientation::Natural,
+        )
+    } else {
+        Csr::from_edges(features.rows(), sources, targets, None, Orientation::Natural)
+    };
+    let model = Model::load(&folder(name), &Limits::default()).unwrap();
+    Case { model, graph: graph.unwrap(), features, expected: matrix(&file, "y") }
+}
+
+fn difference(a: &Matrix, b: &Matrix) -> f32 {
+    assert_eq!((a.rows(), a.columns()), (b.rows(), b.columns()));
+    a.values()
+        .iter()
+        .zip(b.values())
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |most, one| if one > most || one.is_nan() { one } else { most })
+}
+
+#[test]
+fn every_fixture_is_tested() {
+    let mut found: Vec<String> = fs::read_dir(folder(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    found.sort();
+    assert_eq!(found, FIXTURES);
+}
+
+#[test]
+fn embeddings_are_pytorch_geometrics() {
+    for name in FIXTURES {
+        let case = case(name);
+        let got = case.model.forward(&case.graph, &case.features, &Cancel::default()).unwrap();
+        let most = difference(&got, &case.expected);
+        println!("{name}: {most:e}");
+        assert!(most <= 1e-5, "{name}: wrong by up to {most:e}");
+    }
+}
+
+/// Alone, in a batch or with all others: to the bit, as long as no neighbour is left out.
+#[test]
+fn a_nodes_embedding_does_not_depend_on_the_others() {
+    for name in FIXTURES {
+        let case = case(name);
+        let whole = case.model.forward(&case.graph, &case.features, &Cancel::default()).unwrap();
+        let ask = |nodes: &[u32]| {
+            let enough = vec![1000; case.model.info().layers];
+            let by_all = case
+                .model
+                .forward_nodes(&case.graph, &case.features, nodes, &[], 7, &Cancel::default())
+                .unwrap();
+            let by_size = case
+                .model
+                .forward_nodes(&case.graph, &case.features, nodes, &enough, 8, &Cancel::default())
+                .unwrap();
+            assert_eq!(by_all, by_size, "{name}");
+            by_all
+        };
+        let batch = ask(&[60, 3, 17, 17, 89, 60]);
+        for (row, node) in [60, 3, 17, 17, 89, 60].into_iter().enumerate() {
+            assert_eq!(batch.row(row), whole.row(node), "{name}, node {node} in a batch");
+            assert_eq!(ask(&[node as u32]).row(0), whole.row(node), "{name}, node {node} alone");
+        }
+        assert_eq!(ask(&(0..90).collect::<Vec<u32>>()), whole, "{name}, all nodes");
+        assert_eq!(ask(&[]).rows(), 0);
+    }
+}
+
+#[test]
+fn what_is_saved_computes_the_same() {
+    let place = tempfile::tempdir().unwrap();
+    for name in FIXTURES {
+        let case = case(name);
+        let copy = place.path().join(name);
+        // Twice: the second time there is something to replace.
+        case.model.save(&copy).unwrap();
+        case.model.save(&copy).unwrap();
+        let again = Model::load(&copy, &Limits::default()).unwrap();
+        assert_eq!(
+            (again.name(), again.version(), again.info()),
+            (name, case.model.version(), case.model.info())
+        );
+        let compute = |model: &Model| model.forward(&case.graph, &case.features, &Cancel::default()).unwrap();
+        assert_eq!(compute(&again), compute(&case.model), "{name}");
+    }
+    let left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), FIXTURES.len(), "something was left behind: {left:?}");
+}
+
+/// Rows of several models have something to say about sampling: other seeds draw other neighbours.
+#[test]
+fn samples_depend_on_the_seed_and_not_on_the_batch() {
+    for name in ["sage_mean", "sage_sum", "gcn", "gat", "gatv2_edges_jk", "sage_narrow"] {
+        let case = case(name);
+        let fan_out = vec![2; case.model.info().layers];
+        let ask = |nodes: &[u32], seed| {
+            case.model
+                .forward_nodes(&case.graph, &case.features, nodes, &fan_out, seed, &Cancel::default())
+                .unwrap()
+        };
+        let nodes: Vec<u32> = (30..60).collect();
+        let together = ask(&nodes, 1);
+        assert_eq!(together, ask(&nodes, 1), "{name}");
+        assert_ne!(together, ask(&nodes, 2), "{name}");
+        for (row, node) in nodes.iter().enumerate() {
+            assert_eq!(ask(&[*node], 1).row(0), together.row(row), "{name}, node {node}");
+        }
+    }
+}
