@@ -119,6 +119,16 @@ pub(crate) enum Refusal {
         /// The key that says so.
         key: &'static str,
     },
+    /// A result has more than it may have.
+    #[error("the result has more than {most} {what} ({key})")]
+    ResultTooLarge {
+        /// Rows or bytes.
+        what: &'static str,
+        /// So many there may be.
+        most: u64,
+        /// The key that says so.
+        key: &'static str,
+    },
     /// Its client sent nothing for too long.
     #[error("the transaction was rolled back: nothing came for {limit:?} (guard.idle_transaction_timeout)")]
     Idle {
@@ -165,6 +175,7 @@ impl Refusal {
             Self::Crowded { .. } => "try again later, or raise max_in_flight",
             Self::Denied { .. } | Self::ReadOnly => "ask whoever runs Sidebolt",
             Self::TooLarge { .. } => "send less at once",
+            Self::ResultTooLarge { .. } => "ask for less, with LIMIT for example",
             Self::Idle { .. } => "begin another one, and do not pause in it",
             Self::Unreachable { .. } => "try again; if it stays, check upstream.uri and that Neo4j runs",
             Self::VersionUnsupported { .. } => "connect again to negotiate another version",
@@ -195,6 +206,7 @@ impl Refusal {
             Self::Denied { .. } => "denied",
             Self::ReadOnly => "read_only",
             Self::TooLarge { .. } => "too_large",
+            Self::ResultTooLarge { .. } => "result_too_large",
             Self::Idle { .. } => "idle_transaction",
             Self::NoMember { .. } => "no_member",
             Self::Outdated => "outdated",
@@ -211,13 +223,15 @@ impl Refusal {
     }
 
     /// Neo4j code and GQL status.
-    fn code(&self) -> (&'static str, &'static str) {
+    pub(crate) fn code(&self) -> (&'static str, &'static str) {
         match self {
             Self::TokenMismatch | Self::TokenRequired => (UNAUTHORIZED, UNAUTHORIZED_STATUS),
             Self::Hint { .. } => ("Neo.ClientError.Statement.ArgumentError", "22N00"),
             Self::Denied { .. } => ("Neo.ClientError.Security.Forbidden", UNAUTHORIZED_STATUS),
             Self::ReadOnly => ("Neo.ClientError.Statement.AccessMode", "25N06"),
-            Self::TooLarge { .. } => ("Neo.ClientError.General.LimitExceeded", "22N00"),
+            Self::TooLarge { .. } | Self::ResultTooLarge { .. } => {
+                ("Neo.ClientError.General.LimitExceeded", "22N00")
+            }
             Self::Idle { .. } => ("Neo.ClientError.Transaction.TransactionTimedOut", "25N14"),
             Self::Outdated => ("Neo.TransientError.Transaction.Outdated", "40000"),
             Self::Unreachable { .. }
@@ -264,7 +278,10 @@ impl Refusal {
             Self::ReadOnly => {
                 Self::TooLarge { what: "text", bytes: 70_000, most: 65_536, key: "guard.max_statement_bytes" }
             }
-            Self::TooLarge { .. } => Self::Idle { limit: Duration::from_secs(60) },
+            Self::TooLarge { .. } => {
+                Self::ResultTooLarge { what: "rows", most: 100_000, key: "guard.max_result_rows" }
+            }
+            Self::ResultTooLarge { .. } => Self::Idle { limit: Duration::from_secs(60) },
             Self::Idle { .. } => Self::NoMember {
                 role: "writer",
                 database: "neo4j".to_owned(),

@@ -205,6 +205,12 @@ impl Metrics {
         }
     }
 
+    /// Auto-commit exchanges that are over.
+    pub(crate) fn auto_commits(&self) -> u64 {
+        let [auto_commit, ..] = &self.requests;
+        auto_commit.iter().map(IntCounter::get).sum()
+    }
+
     /// Counts a FAILURE of Neo4j's. Codes come from the server, so their number is bounded here.
     pub(crate) fn failure(&self, code: &str) {
         let mut codes = self.codes.lock();

@@ -1,5 +1,6 @@
 //! The graph: for each node, whom it hears.
 
+use crate::kernel::gather::Hearing;
 use crate::{Error, Matrix};
 use std::sync::OnceLock;
 
@@ -103,8 +104,22 @@ impl Csr {
         self.offsets[node] as usize..self.offsets[node + 1] as usize
     }
 
-    pub(crate) fn offsets(&self) -> &[u32] {
-        &self.offsets
+    /// The node that an edge leads to.
+    pub(crate) fn target_of(&self, edge: usize) -> u32 {
+        (self.offsets.partition_point(|offset| *offset as usize <= edge) - 1) as u32
+    }
+
+    /// All nodes hearing all their neighbours, without what edges hold.
+    pub(crate) fn hearing(&self) -> Hearing<'_> {
+        Hearing {
+            offsets: &self.offsets,
+            sources: &self.sources,
+            edge_values: &[],
+            edge_width: 0,
+            roots: None,
+            symmetric: &[],
+            scales: None,
+        }
     }
 
     pub(crate) fn sources(&self) -> &[u32] {

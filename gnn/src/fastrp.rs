@@ -1,9 +1,11 @@
 //! FastRP: embeddings without a model, from very sparse random projections of the neighbourhoods
 //! (Chen et al., "Fast and Accurate Network Embeddings via Very Sparse Random Projection", 2019).
 
-use crate::kernel::for_each_block;
+use crate::kernel::gather::{Aggregator, gather};
+use crate::kernel::{BLOCK, dot, for_each_block};
 use crate::random::Random;
-use crate::{Cancel, Csr, Error, Matrix};
+use crate::{Cancel, Csr, Error, Matrix, threads};
+use rayon::prelude::*;
 
 /// The keys, with the names, meanings and defaults that Graph Data Science has. A node's neighbours are those
 /// of [`Csr::neighbours`]: what Graph Data Science calls NATURAL is `Orientation::Reverse` here.
@@ -49,20 +51,13 @@ impl FastRp {
         self.first_vectors(graph, features, &mut previous, cancel)?;
         let mut sum = Matrix::zeros(nodes, width);
         if self.node_self_influence != 0.0 {
-            add_unit_rows(&previous, self.node_self_influence, sum.values_mut(), width, cancel)?;
+            add_unit_rows(&previous, self.node_self_influence, sum.values_mut(), width);
         }
         let mut current = vec![0.0; nodes * width];
         let hops =
             self.iteration_weights.iter().rposition(|weight| *weight != 0.0).map_or(0, |last| last + 1);
         for &weight in &self.iteration_weights[..hops] {
-            for_each_block(&mut current, width, cancel, |first, rows, _| {
-                for (row, out) in rows.chunks_exact_mut(width).enumerate() {
-                    average(graph, first + row, &previous, out);
-                }
-            })?;
-            if weight != 0.0 {
-                add_unit_rows(&current, weight, sum.values_mut(), width, cancel)?;
-            }
+            hop(graph, &previous, weight, (&mut current, sum.values_mut()), width, cancel)?;
             std::mem::swap(&mut previous, &mut current);
         }
         Ok(sum)
@@ -160,35 +155,55 @@ impl FastRp {
     }
 }
 
-/// The mean of a node's neighbours, by weight; divided by their number, as Graph Data Science does.
-fn average(graph: &Csr, node: usize, previous: &[f32], out: &mut [f32]) {
+/// Each node's mean of its neighbours, and that, made one of length 1, added to the sum `weight` times.
+fn hop(
+    graph: &Csr,
+    previous: &[f32],
+    weight: f32,
+    (current, sum): (&mut [f32], &mut [f32]),
+    width: usize,
+    cancel: &Cancel,
+) -> Result<(), Error> {
+    let hearing = graph.hearing();
+    let blocks = current.par_chunks_mut(BLOCK * width).zip(sum.par_chunks_mut(BLOCK * width)).enumerate();
+    threads::install(|| {
+        blocks.try_for_each(|(block, (rows, sum))| {
+            cancel.check()?;
+            let first = block * BLOCK;
+            if graph.edge_width() == 0 {
+                gather(&hearing, Aggregator::Mean, previous, width, first, rows);
+            } else {
+                for (row, out) in rows.chunks_exact_mut(width).enumerate() {
+                    weighted(graph, first + row, previous, out);
+                }
+            }
+            if weight != 0.0 {
+                add_unit_rows(rows, weight, sum, width);
+            }
+            Ok(())
+        })
+    })
+}
+
+/// The sum of a node's neighbours by weight, divided by their number, as Graph Data Science does.
+fn weighted(graph: &Csr, node: usize, previous: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     let edges = graph.range(node);
     let scale = 1.0 / edges.len().max(1) as f32;
     for edge in edges {
-        let weight = graph.weight(edge);
+        let weight = scale * graph.weight(edge);
         let values = &previous[graph.sources()[edge] as usize * out.len()..][..out.len()];
         out.iter_mut().zip(values).for_each(|(out, value)| *out += weight * value);
     }
-    out.iter_mut().for_each(|value| *value *= scale);
 }
 
 /// Adds each row, made one of length 1, `weight` times.
-fn add_unit_rows(
-    rows: &[f32],
-    weight: f32,
-    sum: &mut [f32],
-    width: usize,
-    cancel: &Cancel,
-) -> Result<(), Error> {
-    for_each_block(sum, width, cancel, |first, sum, _| {
-        let rows = rows[first * width..].chunks_exact(width);
-        for (sum, row) in sum.chunks_exact_mut(width).zip(rows) {
-            let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
-            let factor = if length < EPSILON { weight } else { weight / length };
-            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += factor * value);
-        }
-    })
+fn add_unit_rows(rows: &[f32], weight: f32, sum: &mut [f32], width: usize) {
+    for (sum, row) in sum.chunks_exact_mut(width).zip(rows.chunks_exact(width)) {
+        let length = dot(row, row).sqrt();
+        let factor = if length < EPSILON { weight } else { weight / length };
+        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += factor * value);
+    }
 }
 
 fn sparse(random: &mut Random, width: usize, entry: f32) -> Vec<f32> {

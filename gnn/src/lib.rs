@@ -5,13 +5,16 @@
 //! - [`adapt()`]: features of one width for a model of another.
 //! - [`FastRp`]: embeddings without a model.
 //! - [`Model`]: GraphSAGE, GCN, GAT and GATv2 with weights from PyTorch Geometric.
+//! - [`Training`]: GraphSAGE trained without labels.
 //! - [`nearest()`]: which embeddings are most alike.
+//! - [`open`], [`devices`]: what computes.
 //!
 //! All results depend on the input and the seed only, never on the number of threads.
 
 mod adapt;
 mod cancel;
 mod csr;
+mod device;
 mod error;
 mod fastrp;
 mod kernel;
@@ -21,13 +24,16 @@ mod nearest;
 mod random;
 mod sample;
 mod threads;
+mod train;
 
 pub use adapt::{Adapt, adapt};
 pub use cancel::Cancel;
 pub use csr::{Csr, Orientation};
+pub use device::{Choice, Device, DeviceKind, devices, open};
 pub use error::Error;
 pub use fastrp::FastRp;
 pub use matrix::Matrix;
 pub use model::{Activation, Aggr, Config, Info, Jump, Kind, Limits, Model, Norm, NormMode, Orient};
 pub use nearest::nearest;
 pub use threads::{set_threads, threads};
+pub use train::{Epoch, Training};

@@ -1,5 +1,6 @@
 //! Which embeddings are most alike.
 
+use crate::kernel::dot;
 use crate::{Cancel, Error, Matrix, threads};
 use rayon::prelude::*;
 use std::cmp::Ordering;
@@ -72,19 +73,6 @@ fn nearer(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
 
 fn norm(row: &[f32]) -> f32 {
     dot(row, row).sqrt()
-}
-
-/// Sixteen sums side by side, so that it is vector code; the same on every machine.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 16];
-    let (a, a_rest) = a.as_chunks::<16>();
-    let (b, b_rest) = b.as_chunks::<16>();
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..16 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>() + sums.iter().sum::<f32>()
 }
 
 const BLOCK: usize = 4096;

@@ -20,7 +20,6 @@ impl Random {
     }
 
     /// Evenly from 0 to below 1.
-    #[cfg(test)]
     pub(crate) fn uniform(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 24) as f32
     }

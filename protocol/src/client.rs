@@ -73,6 +73,11 @@ impl Client {
         self.expected.push_back(Expected { tag, own: true });
     }
 
+    /// What the next answer belongs to.
+    pub fn next_due(&self) -> Option<Expected> {
+        self.expected.front().copied()
+    }
+
     /// An answer came; gives the request that it answers. `None` (and a defunct connection) if none was due. An answer that no server gives
     /// there makes the connection defunct too: perhaps it is another request's.
     pub fn received(&mut self, outcome: Outcome) -> Option<Expected> {

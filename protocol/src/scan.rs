@@ -45,6 +45,8 @@ pub struct Scan {
     pub pass: usize,
     /// Records that end within those bytes.
     pub records: u64,
+    /// Of those bytes, the ones in front of the last message boundary; `None` if there is none.
+    pub whole: Option<usize>,
     /// True if a message that is no record begins after them; false if more bytes are needed.
     pub summary: bool,
 }
@@ -52,12 +54,15 @@ pub struct Scan {
 impl Scanner {
     /// Scans `buf`, which begins where the last scan's `pass` ended (and after any summary was taken away).
     pub fn scan(&mut self, buf: &[u8]) -> Scan {
-        let mut found = Scan::default();
+        let mut found = Scan { whole: self.at_boundary().then_some(0), ..Scan::default() };
         loop {
             let rest = buf.get(found.pass..).unwrap_or_default();
             let Some(record) = &mut self.record else {
                 match first_bytes(rest) {
-                    First::Noop => found.pass += 2,
+                    First::Noop => {
+                        found.pass += 2;
+                        found.whole = Some(found.pass);
+                    }
                     First::Record => self.record = Some(Passage::default()),
                     First::Other => {
                         found.summary = true;
@@ -73,6 +78,7 @@ impl Scanner {
                 return found;
             }
             found.records += 1;
+            found.whole = Some(found.pass);
             self.record = None;
         }
     }
@@ -114,7 +120,7 @@ mod tests {
     fn records_pass_and_a_summary_stops() {
         let stream = [&RECORD[..], &[0, 0], &RECORD, &SUCCESS].concat();
         let found = Scanner::default().scan(&stream);
-        assert_eq!(found, Scan { pass: 18, records: 2, summary: true });
+        assert_eq!(found, Scan { pass: 18, records: 2, whole: Some(18), summary: true });
     }
 
     #[test]
@@ -136,10 +142,11 @@ mod tests {
         let mut scanner = Scanner::default();
         let mut head = vec![0xFF, 0xFF, 0xB1, 0x71];
         head.resize(1000, 7);
-        assert_eq!(scanner.scan(&head).pass, 1000);
+        assert_eq!(scanner.scan(&head), Scan { pass: 1000, whole: Some(0), ..Scan::default() });
         assert!(!scanner.at_boundary());
-        assert_eq!(scanner.scan(&vec![7; 64_537]).pass, 64_537);
+        assert_eq!(scanner.scan(&vec![7; 64_537]), Scan { pass: 64_537, ..Scan::default() });
         assert_eq!(scanner.scan(&[0]).pass, 0);
-        assert_eq!(scanner.scan(&[0, 0]), Scan { pass: 2, records: 1, summary: false });
+        let end = Scan { pass: 2, records: 1, whole: Some(2), summary: false };
+        assert_eq!(scanner.scan(&[0, 0]), end);
     }
 }

@@ -222,6 +222,14 @@ impl Server {
         Some(Answered { tag, over })
     }
 
+    /// An auto-commit statement of which nothing was answered is not run after all, or later: it was never sent on.
+    pub fn taken_back(&mut self) {
+        debug_assert_eq!(self.state, State::AutoCommit, "a transaction has begun");
+        self.in_flight.clear();
+        self.state = State::Ready;
+        self.check_invariants();
+    }
+
     /// A message was answered by the session itself, as Neo4j would have answered it, and not sent on.
     pub fn answered_here(&mut self, tag: Tag, outcome: Outcome) {
         debug_assert!(self.in_flight.is_empty(), "own answers come when no other is due");

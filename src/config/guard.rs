@@ -59,6 +59,14 @@ pub struct Guard {
     #[serde(with = "SizeText")]
     #[schemars(extend("x-min" = "0", "x-max" = "1GiB"))]
     pub max_parameter_bytes: usize,
+    /// Rows that a result may have before it is ended with a FAILURE; 0 = any. Results that are read in turns count together. What an
+    /// auto-commit statement that may write returns is never cut, for its writes may be committed by then.
+    #[schemars(extend("x-min" = "0", "x-max" = "1000000000000"))]
+    pub max_result_rows: u64,
+    /// Bytes that a result may have on the wire, as `max_result_rows`; 0 = any.
+    #[serde(with = "SizeText")]
+    #[schemars(extend("x-min" = "0", "x-max" = "1000GiB"))]
+    pub max_result_bytes: usize,
 }
 
 /// An entry of `guard.limits`.
@@ -268,6 +276,8 @@ impl Default for Guard {
             idle_transaction_timeout: Duration::ZERO,
             max_statement_bytes: 0,
             max_parameter_bytes: 0,
+            max_result_rows: 0,
+            max_result_bytes: 0,
         }
     }
 }
@@ -278,10 +288,16 @@ pub(super) type Faults = Vec<(String, String, &'static str)>;
 impl Guard {
     /// True if requests are measured, or their time-outs are.
     pub(crate) fn measures(&self) -> bool {
-        self.max_statement_bytes > 0
+        self.bounds_results()
+            || self.max_statement_bytes > 0
             || self.max_parameter_bytes > 0
             || !self.tx_timeout.is_zero()
             || !self.max_tx_timeout.is_zero()
+    }
+
+    /// True if results are measured.
+    pub(crate) fn bounds_results(&self) -> bool {
+        self.max_result_rows > 0 || self.max_result_bytes > 0
     }
 
     /// The time-out in milliseconds that a transaction gets instead of the one that it names.

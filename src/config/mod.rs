@@ -20,6 +20,7 @@ mod guard;
 mod load;
 mod read;
 pub mod reload;
+mod retry;
 mod schema;
 mod show;
 mod sight;
@@ -35,6 +36,7 @@ pub use coalesce::Coalesce;
 pub use error::{ConfigError, ConfigErrors};
 pub use guard::{Action, Cost, Guard, Limit, Per, Rate, Rule, Unit};
 pub use load::{Loaded, Override, Sources};
+pub use retry::Retry;
 pub use schema::{Key, keys};
 pub use sight::{Parameters, Sight, SlowRule};
 pub use uri::{TlsTrust, UpstreamUri};
@@ -60,6 +62,8 @@ pub struct Config {
     pub cache: Cache,
     /// A server that fails is left alone.
     pub breaker: Breaker,
+    /// What failed for a passing reason is run again.
+    pub retry: Retry,
     /// How much of Neo4j anybody may have.
     pub guard: Guard,
     /// What is seen of the queries.

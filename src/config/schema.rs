@@ -9,8 +9,8 @@ use serde::de::{self, Visitor};
 use serde_json::Value;
 
 use super::{
-    Admin, Auth, Breaker, Cache, Coalesce, Config, Guard, Limits, Listen, ListenTls, Log, Pool, Shutdown,
-    Sight, Upstream,
+    Admin, Auth, Breaker, Cache, Coalesce, Config, Guard, Limits, Listen, ListenTls, Log, Pool, Retry,
+    Shutdown, Sight, Upstream,
 };
 
 /// One key of the configuration.
@@ -234,6 +234,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "coalesce" => fields::<Coalesce>(),
         "cache" => fields::<Cache>(),
         "breaker" => fields::<Breaker>(),
+        "retry" => fields::<Retry>(),
         "guard" => fields::<Guard>(),
         "sight" => fields::<Sight>(),
         "limits" => fields::<Limits>(),

@@ -12,6 +12,8 @@ pub(crate) struct GuardMetrics {
     pub(crate) breaker_transitions: IntCounterVec,
     /// Refused requests, by limit.
     pub(crate) limited: IntCounterVec,
+    /// Statements that failed for a passing reason, by what became of them.
+    pub(crate) retries: IntCounterVec,
     /// Requests at the gate.
     pub(crate) waiting: IntGauge,
     /// How long they wait there.
@@ -36,6 +38,11 @@ impl GuardMetrics {
                 "sidebolt_guard_limited_total",
                 "Requests refused because the rate of an entry of guard.limits was used up, by its name.",
                 &["limit"],
+            ),
+            retries: b.counters(
+                "sidebolt_retries_total",
+                "Auto-commit statements that failed for a passing reason: run again (done), or not, because retry.budget was used up (refused).",
+                &["outcome"],
             ),
             waiting: b.gauge(
                 "sidebolt_guard_waiting",

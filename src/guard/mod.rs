@@ -2,6 +2,7 @@
 
 mod breaker;
 mod bucket;
+mod budget;
 mod gate;
 mod keyed;
 mod metrics;

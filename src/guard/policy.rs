@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::bucket::Quota;
+use super::budget::Budget;
 use super::gate::{Gate, Priority, Seat, Ticket};
 use super::keyed::{Keyed, State};
 use super::rules::Access;
@@ -23,6 +24,8 @@ pub(crate) struct Guard {
     compiling: Mutex<()>,
     /// In front of Neo4j.
     pub(crate) gate: Arc<Gate>,
+    /// What may be run again.
+    pub(crate) budget: Budget,
     epoch: Instant,
 }
 
@@ -83,6 +86,7 @@ impl Guard {
             policy: ArcSwap::from_pointee(Policy::new(config, None)),
             compiling: Mutex::default(),
             gate: Arc::default(),
+            budget: Budget::default(),
             epoch: Instant::now(),
         }
     }
@@ -187,7 +191,10 @@ impl Policy {
 
     /// True if a request's text is looked at.
     pub(crate) fn needs_text(&self) -> bool {
-        self.limited.need_text() || self.costs.need_text() || !self.access.is_off()
+        self.limited.need_text()
+            || self.costs.need_text()
+            || !self.access.is_off()
+            || self.config.guard.bounds_results()
     }
 
     /// Counts a request; with what it needs to get to Neo4j, if anything. Refused, it was counted by no limit.

@@ -7,6 +7,7 @@ use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent};
 use bolt_wire::message::{Begin, Outcome, Run};
 use bolt_wire::packstream::{MapEdit, MapView, Walker, encode};
+use bolt_wire::scan::Scan;
 use bolt_wire::server::State;
 use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, timeout};
@@ -32,6 +33,11 @@ pub(super) struct Guarded {
     expired: bool,
     /// The request has begun: it was answered in part, and is not refused any longer.
     pub(super) begun: bool,
+    /// The exchange's results may have so many rows and bytes.
+    pub(super) counts_results: bool,
+    /// What the present result has.
+    rows: u64,
+    bytes: u64,
 }
 
 /// What BEGIN said that rules look at.
@@ -78,6 +84,11 @@ fn beginning(mut buf: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The first field of a message, if it is a string.
+fn first_string(payload: &[u8]) -> Option<&str> {
+    Walker::new(payload.get(2..)?).string().ok()
+}
+
 /// A user by its name; by its credentials if these have none (bearer tokens).
 fn who(principal: &Principal) -> Cow<'_, str> {
     if !principal.name.is_empty() {
@@ -95,12 +106,40 @@ impl Guarded {
     /// Nothing yet.
     pub(super) fn new(shared: &Shared) -> Self {
         let policy = shared.guard.policy(&shared.config.load());
-        Self { policy, ticket: None, transaction: None, expired: false, begun: false }
+        Self {
+            policy,
+            ticket: None,
+            transaction: None,
+            expired: false,
+            begun: false,
+            counts_results: false,
+            rows: 0,
+            bytes: 0,
+        }
     }
 
     /// A new request.
     fn forget(&mut self) {
-        (self.ticket, self.transaction, self.begun) = (None, None, false);
+        (self.ticket, self.transaction, self.begun, self.counts_results) = (None, None, false, false);
+        self.result_begins();
+    }
+
+    /// A statement's answer has come: what follows is its result.
+    pub(super) fn result_begins(&mut self) {
+        (self.rows, self.bytes) = (0, 0);
+    }
+
+    /// Counts what has come of a result; what it has too much of, if it has.
+    pub(super) fn count(&mut self, rows: u64, bytes: usize) -> Option<Refusal> {
+        self.rows += rows;
+        self.bytes += bytes as u64;
+        let guard = &self.policy.config.guard;
+        let limits = [
+            ("rows", self.rows, guard.max_result_rows, "guard.max_result_rows"),
+            ("bytes", self.bytes, guard.max_result_bytes as u64, "guard.max_result_bytes"),
+        ];
+        let (what, _, most, key) = limits.into_iter().find(|(_, has, most, _)| *most > 0 && has > most)?;
+        Some(Refusal::ResultTooLarge { what, most, key })
     }
 
     /// The rules in force.
@@ -117,6 +156,7 @@ impl Session {
     /// Looks whether the RUN or BEGIN at the start of `inbuf` may pass, and takes out of it what is meant for Sidebolt. `None` if it was
     /// refused, which the client was told.
     pub(super) fn let_pass(&mut self, message: Message) -> Option<Message> {
+        self.again.attempts = 0;
         let message = self.take_hints(message)?;
         self.guarded.forget();
         if self.guarded.policy(&self.shared).is_off() {
@@ -147,11 +187,12 @@ impl Session {
         let policy = Arc::clone(&self.guarded.policy);
         let statement = self.large_statement(tag);
         let measured = if tag == Tag::RUN { self.measure(&policy, Extent::default(), true) } else { Ok(()) };
+        let reads = statement.as_ref().is_some_and(|statement| statement.reads_only);
+        self.guarded.counts_results = policy.config.guard.bounds_results() && (tag == Tag::BEGIN || reads);
         let judged = measured
             .and_then(|()| self.count(&policy, statement.as_deref(), &MapView::EMPTY))
             .and_then(|(ticket, read_only)| {
                 // Its access mode comes behind its parameters: it cannot be changed.
-                let reads = statement.as_ref().is_some_and(|statement| statement.reads_only);
                 if read_only && !reads { Err(Refusal::ReadOnly) } else { Ok(ticket) }
             });
         match judged {
@@ -202,7 +243,7 @@ impl Session {
     fn measure(&self, policy: &Policy, extent: Extent, large: bool) -> Result<(), Refusal> {
         if large {
             let begin = beginning(&self.inbuf);
-            let text = begin.get(2..).and_then(|fields| Walker::new(fields).string().ok());
+            let text = first_string(&begin);
             let (text, parameters) =
                 text.map_or((begin.len(), 0), |text| (text.len(), begin.len() - text.len()));
             return policy.measure(text, parameters);
@@ -217,8 +258,7 @@ impl Session {
     fn statement_at(&self, extent: Extent) -> Option<Arc<Statement>> {
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(&self.inbuf, extent, &mut scratch);
-        let text = Walker::new(payload.get(2..)?).string().ok()?;
-        Some(self.shared.coalescer.statements.get(text))
+        Some(self.shared.coalescer.statements.get(first_string(payload)?))
     }
 
     /// What is known of the text of a RUN that has not come whole. A text that is too long itself is one that nobody looks into.
@@ -227,8 +267,7 @@ impl Session {
             return None;
         }
         let begin = beginning(&self.inbuf);
-        let text = begin.get(2..).and_then(|fields| Walker::new(fields).string().ok());
-        Some(match text {
+        Some(match first_string(&begin) {
             Some(text) => self.shared.coalescer.statements.get(text),
             None => Arc::new(Statement::unread()),
         })
@@ -285,7 +324,7 @@ impl Session {
             Tag::RUN => match Run::parse(payload) {
                 Ok(run) => (Some(run.text), Some(run.extra)),
                 // Perhaps only its parameters are of a kind that is not known here.
-                Err(_) => (payload.get(2..).and_then(|fields| Walker::new(fields).string().ok()), None),
+                Err(_) => (first_string(payload), None),
             },
             _ => (None, Begin::parse(payload).ok().map(|begin| begin.extra)),
         };
@@ -293,6 +332,10 @@ impl Session {
         let extra = extra.unwrap_or(MapView::EMPTY);
         let text = text.filter(|_| policy.needs_text());
         let statement = text.map(|text| self.shared.coalescer.statements.get(text));
+        let reads = extra.string("mode") == Some("r")
+            || statement.as_ref().is_some_and(|statement| statement.reads_only);
+        self.guarded.counts_results =
+            policy.config.guard.bounds_results() && (message.tag == Tag::BEGIN || reads);
         let counted = self.count(policy, statement.as_deref(), &extra)?;
         if counted.1 && !is_readable {
             return Err(Refusal::ReadOnly);
@@ -339,6 +382,14 @@ impl Session {
         let address = host(self.registration.peer.ip());
         let asking = Asking { asked, who: &who, address, priority: self.hints.priority };
         Ok((policy.admit(&asking, self.shared.guard.now())?, read_only))
+    }
+
+    /// Counts what has come of a result: why it ends here if it has too much, and behind how many bytes of what has come.
+    pub(super) fn too_large(&mut self, found: &Scan) -> Option<(Refusal, usize)> {
+        let refusal = self.guarded.count(found.records, found.pass)?;
+        // What a RESET has interrupted ends by itself.
+        let ends = self.machine.state() != State::Interrupted && self.deferred.is_none();
+        Some((refusal, found.whole.filter(|_| ends)?))
     }
 
     /// Rolls the open transaction back if its client has sent nothing for too long.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::filter::filter_keys;
-use super::{Arrival, End, Exchange, Profile, Registration, Session, Shared, Step};
+use super::{Arrival, End, Exchange, Profile, Registration, Session, Shared, Step, again};
 use crate::buffers::Inbox;
 use crate::config::AuthMode;
 use crate::failure::{self, Refusal};
@@ -51,6 +51,7 @@ pub(super) async fn log_in(
         telemetry: None,
         overtaken: 0,
         condemned: false,
+        again: again::Again::default(),
         filling: None,
         writing: None,
         watch: super::watched::Watch::default(),

@@ -1,5 +1,6 @@
 //! One client: its requests strictly in order, each answered by Neo4j or, where nothing is open, here.  [hot path]
 
+mod again;
 mod cached;
 mod deferred;
 mod edit;
@@ -158,6 +159,8 @@ pub(crate) struct Session {
     results: Option<Box<local::Local>>,
     /// The open transaction answers its writes before they are sent.
     deferred: Option<Box<Deferred>>,
+    /// What the running statement needs to be run again.
+    again: again::Again,
     /// What the guard has said to the last request.
     guarded: guarded::Guarded,
     /// What the last request asked of Sidebolt.

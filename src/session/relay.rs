@@ -12,8 +12,9 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
 use super::{End, Event, Session, Shared, Step, route, send};
+use crate::failure::Refusal;
 use crate::guard::Failing;
-use crate::upstream::{Fault, Next};
+use crate::upstream::{Fault, Lease, Next};
 
 /// The longest step between two looks at the clock while something is waited for.
 const LONGEST_TICK: Duration = Duration::from_secs(5);
@@ -25,6 +26,8 @@ struct Delivery {
     verbatim: usize,
     /// The exchange is over.
     over: bool,
+    /// The statement is to be run again.
+    again: bool,
 }
 
 impl Shared {
@@ -113,6 +116,10 @@ impl Session {
     /// Passes on what has come. The connection is set free before the last bytes are written, so that a slow client does not hold it.
     async fn deliver(&mut self) -> Step {
         let delivery = self.look()?;
+        if delivery.again {
+            // Rare, and its state large: boxed.
+            return Box::pin(self.run_again()).await;
+        }
         self.fill(delivery.verbatim);
         let limit = self.shared.config.load().listen.write_timeout;
         self.shared.metrics.bytes_to_clients.inc_by(delivery.verbatim as u64);
@@ -155,6 +162,7 @@ impl Session {
         }
         self.note_pin();
         let exchange = self.exchange;
+        self.forget_again();
         (self.deferred, self.results) = (None, None);
         self.end_filling(!exchange.failed && !exchange.interrupted);
         self.writing = None;
@@ -173,8 +181,14 @@ impl Session {
         let mut delivery = Delivery::default();
         loop {
             let Some(lease) = &mut self.lease else { return Ok(delivery) };
-            let connection = lease.connection_mut();
-            let found = connection.scan(delivery.verbatim);
+            let found = lease.connection_mut().scan(delivery.verbatim);
+            if self.guarded.counts_results
+                && let Some((refusal, whole)) = self.too_large(&found)
+            {
+                delivery.verbatim += whole;
+                self.cut_result(&refusal, &mut delivery)?;
+                return Ok(delivery);
+            }
             delivery.verbatim += found.pass;
             self.shared.metrics.records.inc_by(found.records);
             self.watch.passed(found.records, found.pass);
@@ -184,6 +198,9 @@ impl Session {
             if !found.summary {
                 return Ok(delivery);
             }
+            let Some(connection) = self.lease.as_mut().map(Lease::connection_mut) else {
+                return Ok(delivery);
+            };
             let Next::Summary(extent) = connection.next(delivery.verbatim) else {
                 if connection.inbuf.len() - delivery.verbatim > self.shared.config.load().limits.max_summary {
                     tracing::warn!("A summary is larger than limits.max_summary.");
@@ -191,6 +208,11 @@ impl Session {
                 }
                 return Ok(delivery);
             };
+            if self.fails_in_passing(extent, delivery.verbatim) {
+                self.skip(extent, &mut delivery);
+                delivery.again = true;
+                return Ok(delivery);
+            }
             self.summary(extent, &mut delivery)?;
             if delivery.over {
                 // Bytes behind the last answer were not asked for: the connection is not to be trusted.
@@ -228,8 +250,11 @@ impl Session {
         if let Some(writing) = &mut self.writing {
             writing.answered(expected.tag, &summary, || self.shared.upstream.counts_sets(&self.key));
         }
-        if expected.tag == Tag::BEGIN && !expected.own {
-            self.reads.learn(&summary, payload);
+        match expected.tag {
+            _ if expected.own => {}
+            Tag::BEGIN => self.reads.learn(&summary, payload),
+            Tag::RUN => self.guarded.result_begins(),
+            _ => {}
         }
         let mut kept = Vec::new();
         if outcome == Outcome::Failure {
@@ -276,7 +301,7 @@ impl Session {
     }
 
     /// What a FAILURE of Neo4j's changes for the connection and the client's credentials.
-    fn note_failure(&mut self, code: &str) {
+    pub(super) fn note_failure(&mut self, code: &str) {
         self.shared.metrics.failure(code);
         self.exchange.failed = true;
         if let Some(fault) = Fault::of(code) {
@@ -301,6 +326,27 @@ impl Session {
         if code == "Neo.TransientError.Request.NoThreadsAvailable" {
             self.condemned = true;
         }
+    }
+
+    /// Ends a result that is larger than it may be, and with it the exchange: what has passed of it is followed by a FAILURE, and Neo4j
+    /// is rid of it at once.
+    fn cut_result(&mut self, refusal: &Refusal, delivery: &mut Delivery) -> Step {
+        self.keep_aside(delivery);
+        let place = (&*self.shared, &self.principal, &self.registration);
+        self.watch.cut(place, refusal.code().0);
+        self.put_refusal(refusal);
+        let mut outcome = Outcome::Failure;
+        while self.machine.in_flight() > 0 {
+            if outcome == Outcome::Ignored {
+                self.put_ignored();
+            }
+            let Some(answered) = self.machine.answered(outcome) else { return Err(self.lose_upstream()) };
+            delivery.over = answered.over;
+            outcome = Outcome::Ignored;
+        }
+        // The rest of the result is on its way there: closing is what ends it soonest.
+        (self.condemned, self.exchange.failed) = (true, true);
+        Ok(())
     }
 
     /// Moves the bytes that go on as they are into `outbuf`, so that something of our own can follow them.

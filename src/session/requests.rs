@@ -122,6 +122,7 @@ impl Session {
             Tag::DISCARD => self.filling = None,
             _ => {}
         }
+        self.keep_for_again(message);
         let Some(lease) = &mut self.lease else { return };
         let wire = self.inbuf.get(..message.extent.wire).unwrap_or_default();
         lease.connection_mut().queue(message.tag, wire);

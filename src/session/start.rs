@@ -110,6 +110,11 @@ impl Session {
         Some(opening)
     }
 
+    /// Obtains another connection for a statement that is run again.
+    pub(super) async fn open_again(&mut self, message: Message) -> Step {
+        self.open(Opening::of(message)).await.map(drop)
+    }
+
     /// Obtains a connection and sends the message there.
     async fn open(&mut self, opening: Opening) -> Step<bool> {
         let Opening { message, errand, filling, deferred } = opening;
@@ -158,6 +163,9 @@ impl Session {
         }
         self.machine.forwarded(message.tag);
         self.watch_sent(message);
+        if message.tag == Tag::RUN {
+            self.keep_for_again(message);
+        }
         self.inbuf.advance(message.extent.wire);
         self.note_pin();
     }

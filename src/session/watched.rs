@@ -256,6 +256,22 @@ impl Watch {
         }
     }
 
+    /// Nothing was answered of what went to Neo4j: it will go there again.
+    pub(super) fn taken_back(&mut self) {
+        self.arrived = self.open.pop();
+        self.begin();
+    }
+
+    /// The result that is under way ends here, with this code.
+    pub(super) fn cut(&mut self, place: Place<'_>, code: &str) {
+        let Some((_, number)) = self.due.pop_front() else { return };
+        if let Some(at) = self.open.iter().position(|request| request.number == number) {
+            let mut request = self.open.remove(at);
+            request.pause(Instant::now());
+            self.last = request.record(place, Answered::Neo4j, Outcome::Failure, Some(code));
+        }
+    }
+
     /// A summary has come for the client.
     pub(super) fn answered(&mut self, place: Place<'_>, tag: Tag, summary: &Summary<'_>) {
         if !matches!(tag, Tag::RUN | Tag::PULL | Tag::DISCARD) {

@@ -57,3 +57,17 @@ pub(crate) fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
     }
     &mut buffer[..length]
 }
+
+/// Sixteen sums side by side, so that it is vector code; the same on every machine.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 16];
+    let (a, a_rest) = a.as_chunks::<16>();
+    let (b, b_rest) = b.as_chunks::<16>();
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..16 {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>() + sums.iter().sum::<f32>()
+}

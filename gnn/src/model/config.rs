@@ -253,6 +253,40 @@ impl Config {
         Ok(config)
     }
 
+    /// GraphSAGE with ReLU between the layers.
+    #[must_use]
+    pub fn graph_sage(inputs: usize, hidden: usize, outputs: usize, layers: usize, aggr: Aggr) -> Self {
+        Self {
+            model_type: Kind::GraphSage,
+            in_channels: inputs,
+            hidden_channels: hidden,
+            num_layers: layers,
+            out_channels: Some(outputs),
+            aggr,
+            normalize: false,
+            project: false,
+            root_weight: true,
+            heads: 1,
+            concat: true,
+            negative_slope: slope(),
+            edge_dim: None,
+            residual: false,
+            add_self_loops: true,
+            act: Activation::Relu,
+            act_first: false,
+            norm: None,
+            norm_mode: NormMode::Graph,
+            norm_eps: epsilon(),
+            jk: None,
+            skip: false,
+            orientation: Orient::Natural,
+            feature_properties: Vec::new(),
+            feature_width: None,
+            description: None,
+            version: None,
+        }
+    }
+
     /// How many numbers an embedding has.
     #[must_use]
     pub fn embedding_dimension(&self) -> usize {

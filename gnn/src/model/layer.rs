@@ -4,7 +4,7 @@ use super::config::{Activation, NormMode};
 use crate::kernel::attend::{Attention, Score, attend};
 use crate::kernel::dense::{Finish, Packed, Start, Term, multiply};
 use crate::kernel::gather::{Aggregator, Hearing, gather, roots};
-use crate::kernel::{Scratch, for_each_block, sized};
+use crate::kernel::{Scratch, dot, for_each_block, sized};
 use crate::{Cancel, Error};
 
 /// A layer with everything up to the next one's input.
@@ -312,7 +312,7 @@ impl Finish for Finishing<'_> {
     fn row(&self, row: usize, values: &mut [f32]) {
         let after = self.after;
         if after.normalize {
-            let length = values.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
+            let length = dot(values, values).sqrt().max(1e-12);
             values.iter_mut().for_each(|value| *value /= length);
         }
         if after.act_first {

@@ -234,15 +234,17 @@ impl Model {
     }
 
     fn hearing<'a>(&self, graph: &'a Csr) -> Hearing<'a> {
-        Hearing {
-            offsets: graph.offsets(),
-            sources: graph.sources(),
-            edge_values: graph.edge_values(),
-            edge_width: if self.edges(graph) { graph.edge_width() } else { 0 },
-            roots: None,
-            symmetric: if self.symmetric() { graph.symmetric() } else { &[] },
-            scales: None,
+        let whole = graph.hearing();
+        let symmetric = if self.symmetric() { graph.symmetric() } else { &[] };
+        if self.edges(graph) {
+            return Hearing {
+                edge_values: graph.edge_values(),
+                edge_width: graph.edge_width(),
+                symmetric,
+                ..whole
+            };
         }
+        Hearing { symmetric, ..whole }
     }
 
     fn sampled(
@@ -361,7 +363,7 @@ fn keep_greatest(kept: &mut Vec<Vec<f32>>, out: &[f32]) {
 }
 
 /// The nodes without doubles in the order in which they come, and where each one stands among those.
-fn distinct(nodes: &[u32]) -> (Vec<u32>, Vec<usize>) {
+pub(crate) fn distinct(nodes: &[u32]) -> (Vec<u32>, Vec<usize>) {
     let mut order: Vec<usize> = (0..nodes.len()).collect();
     order.sort_by_key(|index| nodes[*index]);
     let mut first = vec![0; nodes.len()];

@@ -158,3 +158,47 @@ async fn what_is_too_large_is_refused_alone() {
     assert_eq!((peer.count(Tag::RUN), peer.count(Tag::COMMIT)), (2, 0));
     sidebolt.at_rest().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_is_too_large_is_ended() {
+    for neo4j in Neo4j::all("guard::a_result_that_is_too_large_is_ended") {
+        let sidebolt = Sidebolt::start(&neo4j.address, |config| {
+            config.guard.max_result_rows = 1500;
+            config.guard.max_result_bytes = 1 << 20;
+        })
+        .await;
+        let mut client = Client::login(sidebolt.address, V, Neo4j::USER, &neo4j.password).await;
+        let label = format!("Cut{}", fastrand::u32(..));
+        assert_eq!(client.query("UNWIND range(1, 1500) AS x RETURN x").await.unwrap().len(), 1500);
+        for (text, key) in [
+            ("UNWIND range(1, 1501) AS x RETURN x", "1500 rows (guard.max_result_rows)"),
+            ("UNWIND range(1, 1000000000) AS x RETURN x", "1500 rows (guard.max_result_rows)"),
+            ("UNWIND range(1, 600) AS x RETURN range(1, 2000)", "1048576 bytes (guard.max_result_bytes)"),
+        ] {
+            let failure = client.query(text).await.unwrap_err();
+            assert_eq!(failure.code(), TOO_LARGE, "{failure:?}");
+            assert!(failure.text().contains(key), "{failure:?}");
+        }
+        // What an auto-commit statement has written is committed when its last row comes: its result is let through.
+        let written = format!("UNWIND range(1, 2000) AS x CREATE (n:{label}) RETURN x");
+        assert_eq!(client.query(&written).await.unwrap().len(), 2000);
+        assert!(client.query(&format!("MATCH (n:{label}) DELETE n")).await.is_ok());
+
+        // Rows that are asked for in pieces count together; the transaction is rolled back, and what was sent behind is ignored.
+        assert!(client.one(begin()).await.is_success());
+        assert!(client.query(&format!("CREATE (:{label})")).await.is_ok());
+        assert!(
+            client.query("UNWIND range(1, 1400) AS x RETURN x").await.is_ok(),
+            "each result counts alone"
+        );
+        assert!(client.one(run("UNWIND range(1, 1000000000) AS x RETURN x")).await.is_success());
+        let pieces = client.ask(&[pull(1400), pull(1400), run("RETURN 1"), pull_all()]).await;
+        assert_eq!(kinds(&pieces), ["SUCCESS", "FAILURE", "IGNORED", "IGNORED"], "{pieces:?}");
+        assert_eq!(pieces[1].code(), TOO_LARGE);
+        assert_eq!(kinds(&[client.one(commit()).await]), ["IGNORED"]);
+        assert!(client.one(reset()).await.is_success());
+        let left = client.query(&format!("MATCH (n:{label}) RETURN count(n)")).await.unwrap();
+        assert_eq!(left, [[Value::from(0)]]);
+        sidebolt.at_rest().await;
+    }
+}

@@ -4,6 +4,7 @@ mod access;
 mod bounds;
 mod breaker;
 mod limits;
+mod retry;
 
 use bolt_wire::Version;
 use sidebolt::config::{Limit, Per, Rate, Unit, When};

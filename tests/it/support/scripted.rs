@@ -1,7 +1,7 @@
 //! A peer that plays Neo4j exactly as a test says, and remembers everything it saw.
 //!
 //! What a statement does stands in its text: `run part | pull part`, each a list of steps with commas between them.
-//! Run part: `ok` (default), `fail CODE`, or any step below. Pull part (default `rows 1`): `rows N`, `who` (a row with the user that is
+//! Run part: `ok` (default), `fail CODE`, `fails N CODE` (the first N times that the statement comes), or any step below. Pull part (default `rows 1`): `rows N`, `who` (a row with the user that is
 //! logged in), `big BYTES` (a row of that size), `fail CODE`, `hang` (until RESET or the end), `sleep MS`, `noop`, `hold` (until the test
 //! lets go), `summary BYTES` (a SUCCESS of that size, which ends the result), `close`, `cut BYTES` (a part of a record, then close), `half` (FIN, but keep reading), `raw HEX`, `endless` (rows until
 //! RESET). Any other text counts as `ok | rows 1`.
@@ -575,6 +575,21 @@ impl Connection {
         match word {
             "ok" => Ok(true),
             "fail" => self.failure(rest).await.map(|()| false),
+            "fails" => {
+                let (times, code) = rest.split_once(' ').expect("fails N CODE");
+                let number = self.number;
+                let log = self.shared.log.lock().clone();
+                let text = |seen: &Seen| match &seen.what {
+                    What::Message(Tag::RUN, fields) => fields[0].as_str().map(str::to_owned),
+                    _ => None,
+                };
+                let this = log.iter().rev().filter(|seen| seen.connection == number).find_map(text);
+                let came = log.iter().filter(|seen| text(seen) == this).count();
+                if came > times.parse().expect("fails N CODE") {
+                    return Ok(true);
+                }
+                self.failure(code).await.map(|()| false)
+            }
             "who" => self.send(0x71, &[Value::List(vec![self.user.as_str().into()])]).await.map(|()| true),
             "big" => {
                 let text = "x".repeat(usize::try_from(number()).unwrap());

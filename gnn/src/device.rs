@@ -1,0 +1,159 @@
+//! What computes.
+
+use crate::{Error, threads};
+use std::fmt;
+use std::str::FromStr;
+
+/// Which device to take.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Choice {
+    /// A GPU if there is one that can be used, else the processor.
+    #[default]
+    Auto,
+    /// A GPU; an error if there is none.
+    Cuda,
+    /// The processor.
+    Cpu,
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cuda" => Ok(Self::Cuda),
+            "cpu" => Ok(Self::Cpu),
+            _ => Err(Error::argument("device", format!("is `{text}`, but has to be auto, cuda or cpu"))),
+        }
+    }
+}
+
+/// A kind of device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// A GPU of NVIDIA's.
+    Cuda,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        })
+    }
+}
+
+/// A device as it is shown to people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Device {
+    /// Its kind.
+    pub kind: DeviceKind,
+    /// Its maker's name for it.
+    pub name: String,
+    /// Whether it can compute.
+    pub usable: bool,
+    /// Why it cannot, or why it was taken.
+    pub reason: String,
+    /// Its memory in bytes; 0 if that is not known.
+    pub memory_total: u64,
+    /// What of that is free now.
+    pub memory_free: u64,
+    /// How many threads compute, on a processor.
+    pub threads: usize,
+}
+
+impl Device {
+    /// How many nodes a request of some nodes is best cut into, from the memory that is free: 64 below 8 GiB,
+    /// 128 below 16 GiB, else 256. To be bettered by measurement; halved when memory runs out.
+    #[must_use]
+    pub fn batch_size(&self) -> usize {
+        match self.memory_free >> 30 {
+            0..8 => 64,
+            8..16 => 128,
+            _ => 256,
+        }
+    }
+}
+
+/// All devices, usable or not; the processor last.
+#[must_use]
+pub fn devices() -> Vec<Device> {
+    vec![cuda(), cpu("no other device can compute")]
+}
+
+/// The device that is to compute.
+///
+/// # Errors
+/// If a GPU is asked for and cannot be used.
+pub fn open(choice: Choice) -> Result<Device, Error> {
+    match choice {
+        Choice::Cpu => Ok(cpu("asked for")),
+        Choice::Auto => Ok(cpu(&format!("CUDA: {}", cuda().reason))),
+        Choice::Cuda => Err(Error::argument("device", format!("cuda cannot be used: {}", cuda().reason))),
+    }
+}
+
+fn cuda() -> Device {
+    Device {
+        kind: DeviceKind::Cuda,
+        name: "CUDA".to_owned(),
+        usable: false,
+        reason: "this build computes on the processor only".to_owned(),
+        memory_total: 0,
+        memory_free: 0,
+        threads: 0,
+    }
+}
+
+fn cpu(reason: &str) -> Device {
+    let memory = |key| read_kib("/proc/meminfo", key) << 10;
+    let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    Device {
+        kind: DeviceKind::Cpu,
+        name: name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()),
+        usable: true,
+        reason: reason.to_owned(),
+        memory_total: memory("MemTotal"),
+        memory_free: memory("MemAvailable"),
+        threads: threads(),
+    }
+}
+
+/// A number of KiB from one of Linux's files; 0 where there is no such line.
+fn read_kib(file: &str, key: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap_or_default();
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_gpu_the_processor_computes_and_says_why() {
+        let device = open(Choice::Auto).unwrap();
+        assert_eq!((device.kind, device.usable), (DeviceKind::Cpu, true));
+        assert!(device.reason.contains("CUDA"), "{}", device.reason);
+        assert!(device.threads >= 1 && !device.name.is_empty());
+        let error = open(Choice::Cuda).unwrap_err().to_string();
+        assert!(error.starts_with("`device`: cuda cannot be used: "), "{error}");
+        assert_eq!(devices().iter().map(|device| device.usable).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn batches_follow_the_memory() {
+        let with = |gib: u64| Device { memory_free: gib << 30, ..cpu("") }.batch_size();
+        assert_eq!([with(0), with(7), with(8), with(15), with(16), with(141)], [64, 64, 128, 128, 256, 256]);
+        assert_eq!("cuda".parse(), Ok(Choice::Cuda));
+        assert_eq!(
+            "gpu".parse::<Choice>().unwrap_err().to_string(),
+            "`device`: is `gpu`, but has to be auto, cuda or cpu"
+        );
+    }
+}
