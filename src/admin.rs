@@ -114,6 +114,7 @@ async fn metrics(State(context): State<Context>) -> Response {
     shared.cache.gauge();
     metrics.guard.waiting.set(shared.guard.gate.waiting() as i64);
     shared.sight.gauge();
+    shared.gnn.gauge(&metrics.gnn);
     shared.coalescer.gauge(&shared.config.load().coalesce, &metrics.coalesce);
     for (role, count) in shared.upstream.members() {
         metrics.routing_members.with_label_values(&[role.name()]).set(count as i64);

@@ -193,7 +193,7 @@ impl Loader {
     /// Relative paths in the file are relative to the file's directory, as it does not matter from where one starts.
     fn anchor_files(&mut self) {
         let Some(directory) = self.file.as_deref().and_then(Path::parent).map(Path::to_owned) else { return };
-        for key in keys().iter().filter(|key| key.unit == "file") {
+        for key in keys().iter().filter(|key| matches!(key.unit.as_str(), "file" | "folder")) {
             if let Some(Node { origin: origin @ Origin::File { .. }, value: Value::Scalar(text) }) =
                 self.tree.at(&key.path)
             {

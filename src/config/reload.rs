@@ -363,7 +363,16 @@ fn keep_until_restart(old: &Config, new: &mut Config) -> Vec<&'static str> {
             }
         )*};
     }
-    keep!(listen.address, upstream.uri, sight.baseline_file, admin.address, log.format);
+    keep!(
+        listen.address,
+        upstream.uri,
+        sight.baseline_file,
+        gnn.max_running,
+        gnn.device,
+        gnn.threads,
+        admin.address,
+        log.format
+    );
     pending
 }
 
@@ -620,6 +629,7 @@ mod tests {
         new.listen.address.set_port(1);
         new.upstream.uri = "bolt://x".to_owned();
         new.sight.baseline_file = Some("x".into());
+        (new.gnn.max_running, new.gnn.device, new.gnn.threads) = (1, super::super::Device::Cpu, 1);
         new.admin.address = None;
         new.log.format = super::super::LogFormat::Json;
         let kept = keep_until_restart(&Config::default(), &mut new);

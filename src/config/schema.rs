@@ -9,7 +9,7 @@ use serde::de::{self, Visitor};
 use serde_json::Value;
 
 use super::{
-    Admin, Auth, Breaker, Cache, Coalesce, Config, Guard, Limits, Listen, ListenTls, Log, Pool, Retry,
+    Admin, Auth, Breaker, Cache, Coalesce, Config, Gnn, Guard, Limits, Listen, ListenTls, Log, Pool, Retry,
     Shutdown, Sight, Upstream,
 };
 
@@ -58,6 +58,7 @@ impl Key {
             "address or off" => "write IP:port, for example 127.0.0.1:9090, or off".to_owned(),
             "section or off" => "write off, or a section with cert_file and key_file".to_owned(),
             "file" => "write the path of a file".to_owned(),
+            "folder" => "write the path of a folder".to_owned(),
             "list" => {
                 let example = self.example.as_deref().unwrap_or("- {when: {label: Resource}, …}");
                 format!("write a list of entries such as `{example}`")
@@ -237,6 +238,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "retry" => fields::<Retry>(),
         "guard" => fields::<Guard>(),
         "sight" => fields::<Sight>(),
+        "gnn" => fields::<Gnn>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),
         "log" => fields::<Log>(),

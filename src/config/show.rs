@@ -105,6 +105,6 @@ mod tests {
             ),
             "{shown}"
         );
-        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 15);
+        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 16);
     }
 }

@@ -17,12 +17,16 @@ use tokio::time::Instant;
 use super::requests::Message;
 use super::{End, Session, Step};
 use crate::cache::Answer;
-use crate::console::{Asking, Call, Table, looks_like_call};
+use crate::console::{Asking, Call, NAMESPACE, Table, looks_like_call};
+use crate::gnn::Rows;
 
 /// The number of a transaction's first result of Sidebolt's own. Neo4j counts from 0.
 const FIRST: i64 = 1 << 30;
 /// Results of Sidebolt's own that one transaction may have open.
 const MOST: usize = 8;
+
+/// Bytes that are encoded before they are sent.
+const PIECE: usize = 256 << 10;
 
 /// Results of Sidebolt's own that are open.
 pub(super) struct Local {
@@ -40,6 +44,8 @@ struct Open {
     number: i64,
     /// What is left of it, as messages.
     records: Bytes,
+    /// Rows that become messages when they are fetched.
+    rows: Option<Box<Rows>>,
     /// What follows the last one.
     tail: Tail,
     /// Some of it was fetched.
@@ -54,6 +60,8 @@ enum Tail {
         any: bool,
         database: Option<Box<str>>,
         since: Instant,
+        /// The bookmark of what it has written, if it has.
+        wrote: Option<Option<Box<str>>>,
     },
     /// A kept answer's, outside of a transaction with the bookmark to give.
     Kept { answer: Arc<Answer>, bookmark: Option<Arc<str>> },
@@ -65,6 +73,8 @@ pub(super) enum Taken {
     Done,
     /// It has to wait for answers that are due.
     Later,
+    /// It is one for `take_gnn`.
+    Gnn,
     /// It is none of these.
     Not,
 }
@@ -144,7 +154,7 @@ impl Session {
     /// The call of Sidebolt's own that the RUN at the start of `inbuf` is.
     fn call(&self, extent: Extent) -> Option<Result<Call, Failure>> {
         let wire = self.inbuf.get(..extent.wire).filter(|_| self.principal.is_some())?;
-        if !looks_like_call(text_begins(wire)?) {
+        if !looks_like_call(text_begins(wire)?, NAMESPACE) {
             return None;
         }
         let mut scratch = BytesMut::new();
@@ -153,6 +163,9 @@ impl Session {
 
     fn call_in_transaction(&mut self, message: Message) -> Taken {
         let Some(call) = self.call(message.extent) else {
+            if self.concerns_gnn(message) {
+                return Taken::Gnn;
+            }
             self.note_foreign_run();
             return Taken::Not;
         };
@@ -215,7 +228,13 @@ impl Session {
     ) {
         let local = self.results.get_or_insert_default();
         (local.newest, local.last) = (number, true);
-        local.results.push(Open { number, records, tail: Tail::Kept { answer, bookmark }, begun: false });
+        local.results.push(Open {
+            number,
+            records,
+            rows: None,
+            tail: Tail::Kept { answer, bookmark },
+            begun: false,
+        });
     }
 
     /// PULL or DISCARD, if it is of a result of Sidebolt's own.
@@ -235,6 +254,9 @@ impl Session {
         }
         if self.machine.in_flight() > 0 {
             return Taken::Later;
+        }
+        if self.is_of_rows(fetch.as_ref().ok(), in_transaction) {
+            return Taken::Gnn;
         }
         self.inbuf.advance(message.extent.wire);
         self.machine.forwarded(message.tag);
@@ -261,6 +283,81 @@ impl Session {
             qid => qid,
         };
         results.iter().position(|open| open.number == number).ok_or_else(|| no_such(fetch.qid.max(0)))
+    }
+
+    /// True if a result is asked for that has rows to encode.
+    fn is_of_rows(&self, fetch: Option<&Fetch>, in_transaction: bool) -> bool {
+        let at = fetch.and_then(|fetch| self.find(*fetch, in_transaction).ok());
+        let results = self.results.as_ref().map(|local| local.results.as_slice()).unwrap_or_default();
+        at.and_then(|at| results.get(at)).is_some_and(|open| open.rows.is_some())
+    }
+
+    /// Answers the PULL or DISCARD at the start of `inbuf` with rows, in pieces, so that all of them are never there at once.
+    pub(super) async fn stream_rows(&mut self, message: Message) -> Step {
+        let in_transaction = self.machine.state() == State::Transaction;
+        let mut scratch = BytesMut::new();
+        let fetch = Fetch::read(chunk::payload(&self.inbuf, message.extent, &mut scratch));
+        let Ok((fetch, at)) = fetch.and_then(|fetch| Ok((fetch, self.find(fetch, in_transaction)?))) else {
+            return Ok(());
+        };
+        self.inbuf.advance(message.extent.wire);
+        self.machine.forwarded(message.tag);
+        let Some(mut local) = self.results.take() else { return Ok(()) };
+        let Some(open) = local.results.get_mut(at) else { return Ok(()) };
+        let Some(rows) = &mut open.rows else { return Ok(()) };
+        let mut left = if fetch.n < 0 { u64::MAX } else { fetch.n as u64 };
+        if message.tag == Tag::DISCARD {
+            rows.skip(left);
+            left = 0;
+        }
+        while left > 0 && rows.put_record(self.own_answers()) {
+            left -= 1;
+            if self.outbuf.len() >= PIECE {
+                self.flush_client().await?;
+            }
+        }
+        let has_more = !rows.is_over();
+        open.begun = true;
+        if has_more {
+            self.put_success(&Value::map([("has_more", true.into())]).to_bytes());
+        } else {
+            let version = self.version();
+            self.put_answer(|out| open.tail.put(false, version, out));
+            local.results.remove(at);
+        }
+        self.machine.answered(Outcome::Success { has_more });
+        self.results = Some(local);
+        if self.machine.state() == State::Ready {
+            self.end_local(false, false);
+        }
+        self.last_heard = Instant::now();
+        Ok(())
+    }
+
+    /// Answers RUN with rows that wait to be fetched; the message is gone, and counts as sent on. `named`: the database that it names.
+    pub(super) fn open_rows(&mut self, rows: Rows, fields: Value, named: Option<Box<str>>, since: Instant) {
+        let in_transaction = self.machine.state() == State::Transaction;
+        if self.results.as_ref().map_or(0, |local| local.results.len()) >= MOST {
+            return self.fail_local(&too_many());
+        }
+        let named = if in_transaction { self.transaction_database() } else { named };
+        let database = named.clone().or_else(|| self.home_database());
+        let mut meta = vec![("t_first", millis(since)), ("fields", fields)];
+        let local = self.results.get_or_insert_default();
+        let number = local.next;
+        local.next += 1;
+        (local.newest, local.last) = (number, true);
+        if in_transaction {
+            meta.push(("qid", Value::Integer(number)));
+        } else if named.is_none() && self.machine.version() >= Version::V5_8 {
+            meta.extend(database.as_deref().map(|name| ("db", name.into())));
+        }
+        let wrote = rows.wrote.then(|| rows.bookmark.clone());
+        let tail = Tail::Own { any: rows.len() > 0, database, since: Instant::now(), wrote };
+        let rows = Some(Box::new(rows));
+        local.results.push(Open { number, records: Bytes::new(), rows, tail, begun: false });
+        self.machine.answered(Outcome::DONE);
+        self.put_success(&Value::map(meta).to_bytes());
     }
 
     /// Gives records, and what follows them.
@@ -303,9 +400,19 @@ impl Session {
 
     /// FAILURE for a request that the machine counts as sent on. The transaction that it belongs to is over, at Neo4j too.
     pub(super) fn fail_local(&mut self, failure: &Failure) {
-        self.machine.answered(Outcome::Failure);
         let version = self.version();
         failure.write(version, self.own_answers());
+        self.failed_local();
+    }
+
+    /// The same in Neo4j's own words.
+    pub(super) fn fail_with(&mut self, payload: &[u8]) {
+        self.put_answer(|out| out.put_slice(payload));
+        self.failed_local();
+    }
+
+    fn failed_local(&mut self) {
+        self.machine.answered(Outcome::Failure);
         if self.held.take().is_some() {
             self.count_held(true, false);
         } else if self.lease.is_some() {
@@ -348,8 +455,8 @@ impl Open {
                 Value::List(row.clone()).encode(out);
             });
         }
-        let tail = Tail::Own { any: !table.rows.is_empty(), database, since: Instant::now() };
-        Self { number, records: records.freeze(), tail, begun: false }
+        let tail = Tail::Own { any: !table.rows.is_empty(), database, since: Instant::now(), wrote: None };
+        Self { number, records: records.freeze(), rows: None, tail, begun: false }
     }
 }
 
@@ -365,9 +472,9 @@ impl Tail {
     /// SUCCESS behind the last record. `unseen`: the whole result was discarded.
     fn put(&self, unseen: bool, version: Version, out: &mut BytesMut) {
         match self {
-            Self::Own { any, database, since } => {
+            Self::Own { any, database, since, wrote } => {
                 out.put_slice(&[0xB1, Tag::SUCCESS.0]);
-                summary(*any, database.as_deref(), *since, version).encode(out);
+                summary(*any, database.as_deref(), *since, wrote.as_ref(), version).encode(out);
             }
             Self::Kept { answer, bookmark } => answer.put_summary(bookmark.as_deref(), unseen, out),
         }
@@ -375,15 +482,23 @@ impl Tail {
 }
 
 /// The metadata behind a procedure's last record.
-fn summary(any: bool, database: Option<&str>, since: Instant, version: Version) -> Value {
-    let mut meta = Vec::with_capacity(4);
+fn summary(
+    any: bool,
+    database: Option<&str>,
+    since: Instant,
+    wrote: Option<&Option<Box<str>>>,
+    version: Version,
+) -> Value {
+    let mut meta = Vec::with_capacity(5);
     if version.features().notification_filter == NotificationFilter::Classifications {
         let (code, description) =
             if any { ("00000", "note: successful completion") } else { ("02000", "note: no data") };
         let status = Value::map([("gql_status", code.into()), ("status_description", description.into())]);
         meta.push(("statuses", Value::List(vec![status])));
     }
-    meta.extend([("type", "r".into()), ("t_last", millis(since))]);
+    let kind = if wrote.is_some() { "rw" } else { "r" };
+    meta.extend([("type", kind.into()), ("t_last", millis(since))]);
+    meta.extend(wrote.and_then(Option::as_deref).map(|bookmark| ("bookmark", bookmark.into())));
     meta.extend(database.map(|name| ("db", name.into())));
     Value::map(meta)
 }

@@ -6,6 +6,7 @@ mod deferred;
 mod edit;
 mod errand;
 mod filter;
+mod gnn;
 mod guarded;
 mod held;
 mod hints;
@@ -44,6 +45,7 @@ use crate::buffers::{Buffers, Inbox};
 use crate::cache::{Cache, Filling};
 use crate::coalesce::{Coalescer, Deferred};
 use crate::config::Config;
+use crate::gnn::Gnn;
 use crate::guard::Guard;
 use crate::indexes::Known;
 use crate::metrics::Metrics;
@@ -63,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) coalescer: Coalescer,
     pub(crate) cache: Arc<Cache>,
     pub(crate) guard: Guard,
+    pub(crate) gnn: Gnn,
     pub(crate) sight: Sight,
 }
 
@@ -157,6 +160,8 @@ pub(crate) struct Session {
     held: Option<Box<held::Held>>,
     /// Results of Sidebolt's own procedures that are open.
     results: Option<Box<local::Local>>,
+    /// What the open transaction's BEGIN said, for calls of `gnn.…`.
+    terms: gnn::Terms,
     /// The open transaction answers its writes before they are sent.
     deferred: Option<Box<Deferred>>,
     /// What the running statement needs to be run again.

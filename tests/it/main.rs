@@ -16,6 +16,7 @@ mod coalesce;
 mod console;
 mod drain;
 mod faults;
+mod gnn;
 mod guard;
 mod hostile;
 mod indexes;

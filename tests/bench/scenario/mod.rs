@@ -4,6 +4,7 @@ mod busy;
 mod cache;
 mod coalesce;
 mod connect;
+mod gnn;
 mod guard;
 mod idle;
 mod latency;
@@ -44,6 +45,8 @@ pub(crate) enum Scenario {
     Cache,
     /// Limits, the queue and the circuit breaker: what they cost, what they hold.
     Guard,
+    /// Graphs and embeddings: `CALL gnn.…`.
+    Gnn,
     /// 100,000 nodes and 500,000 relationships written as singles; long, and only run when it is named.
     Bulk,
 }
@@ -101,6 +104,7 @@ impl Scenario {
             Self::Coalesce => coalesce::run(settings),
             Self::Cache => cache::run(settings),
             Self::Guard => guard::run(settings),
+            Self::Gnn => gnn::run(settings),
             Self::Bulk => coalesce::bulk(settings),
         }?;
         if let Some(cores) = median(findings.foreign.iter().copied()).filter(|cores| *cores > 0.05) {
