@@ -2,20 +2,24 @@
 
 mod access;
 mod api;
+mod client;
+mod gzip;
+mod port;
 
-use std::net::SocketAddr;
+pub(crate) use client::request;
+pub(crate) use port::Port;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -39,12 +43,7 @@ struct Context {
 }
 
 /// Serves the admin port until `stop`.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    health: Arc<Health>,
-    stop: CancellationToken,
-) {
+pub(crate) async fn serve(port: Port, shared: Arc<Shared>, health: Arc<Health>, stop: CancellationToken) {
     let context = Context { shared, health, listeners: api::listeners(), stop: stop.clone() };
     // Health is for whoever restarts us, and the page has nothing to hide before it asks.
     let open = Router::new()
@@ -61,16 +60,13 @@ pub(crate) async fn serve(
     let scraped = Router::new()
         .route("/metrics", get(metrics))
         .layer(from_fn_with_state(context.clone(), access::check_token));
-    let router = open.merge(guarded).merge(scraped).with_state(context);
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let config = Arc::clone(&context.shared.config);
+    let router = open.merge(guarded).merge(scraped).layer(from_fn(gzip::gzip)).with_state(context);
+    let connections = port.open(config, stop.clone());
+    let served = axum::serve(connections, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "The admin port failed.");
     }
-}
-
-/// Binds the admin port.
-pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
 }
 
 /// The dashboard: one page, everything in it.
@@ -113,6 +109,7 @@ async fn metrics(State(context): State<Context>) -> Response {
     }
     shared.cache.gauge();
     metrics.guard.waiting.set(shared.guard.gate.waiting() as i64);
+    metrics.guard.adaptive.set(shared.guard.adaptive());
     shared.sight.gauge();
     shared.gnn.gauge(&metrics.gnn);
     shared.coalescer.gauge(&shared.config.load().coalesce, &metrics.coalesce);

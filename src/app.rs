@@ -19,7 +19,7 @@ use crate::coalesce::Coalescer;
 use crate::config::reload::{Counters, Reloader};
 use crate::config::{Config, UpstreamUri};
 use crate::gnn::Gnn;
-use crate::guard::Guard;
+use crate::guard::{Guard, keep_measuring};
 use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
@@ -55,6 +55,9 @@ pub enum StartError {
     /// The certificates for the upstream side cannot be used.
     #[error("upstream: {0}")]
     Tls(#[from] TlsError),
+    /// The certificate of the admin port cannot be used.
+    #[error("admin.tls: {0}")]
+    AdminTls(TlsError),
 }
 
 /// What the admin port tells: whether traffic should come here, and how reloads went.
@@ -96,6 +99,7 @@ pub struct App {
     health: Arc<Health>,
     dialer: Arc<Dialer>,
     tls: Arc<TlsAcceptor>,
+    admin_tls: Arc<TlsAcceptor>,
     bolt: SocketAddr,
     admin: Option<SocketAddr>,
     /// Stops accepting.
@@ -129,6 +133,8 @@ impl App {
             listener: listener.stats(),
         });
         let tls = listener.tls();
+        let admin_tls = TlsAcceptor::for_admin(current.admin.tls.as_ref()).map_err(StartError::AdminTls)?;
+        let admin_tls = Arc::new(admin_tls);
         let cache = Arc::new(Cache::new(&current.cache, Arc::clone(&metrics)));
         let sight = Sight::new(Arc::clone(&metrics));
         let shared = Arc::new(Shared {
@@ -148,12 +154,14 @@ impl App {
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let mut admin_address = None;
         if let Some(address) = current.admin.address {
-            let bound = admin::bind(address).await.map_err(|source| StartError::Admin { address, source })?;
-            admin_address = bound.local_addr().ok();
+            let bound = admin::Port::bind(address, Arc::clone(&admin_tls)).await;
+            let bound = bound.map_err(|source| StartError::Admin { address, source })?;
+            admin_address = bound.address();
             tokio::spawn(admin::serve(bound, Arc::clone(&shared), Arc::clone(&health), end.clone()));
         }
         tokio::spawn(keep_house(Arc::clone(&shared), Arc::clone(&health), end.clone()));
         tokio::spawn(keep_warm(Arc::clone(&shared), end.clone()));
+        tokio::spawn(keep_measuring(Arc::clone(&shared), end.clone()));
         tokio::spawn(indexes::keep(Arc::clone(&shared), end.clone()));
         tokio::spawn(gnn::keep(Arc::clone(&shared), end.clone()));
         tokio::spawn(keep_explaining(Arc::clone(&shared), end.clone()));
@@ -167,6 +175,7 @@ impl App {
             health,
             dialer,
             tls,
+            admin_tls,
             bolt,
             admin: admin_address,
             stop,
@@ -198,10 +207,12 @@ impl App {
 
     /// What is to be done when the configuration, or a file that it names, has changed.
     pub fn reconfigure(&self) -> impl Fn(&Config) + Send + Sync + 'static {
-        let (dialer, tls) = (Arc::clone(&self.dialer), Arc::clone(&self.tls));
+        let (dialer, tls, admin) =
+            (Arc::clone(&self.dialer), Arc::clone(&self.tls), Arc::clone(&self.admin_tls));
         move |new| {
             // What the acceptor cannot use it has logged itself; the old certificate stays.
             let _ = tls.reload(new.listen.tls.as_ref());
+            let _ = admin.reload(new.admin.tls.as_ref());
             if let Err(error) = dialer.reload(new) {
                 tracing::error!(%error, "The certificates for the upstream side cannot be used; the old ones stay.");
             }

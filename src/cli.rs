@@ -1,18 +1,14 @@
 //! The command line: what may be asked, and the commands that need no proxy (`check`, `schema`, `healthcheck`, `invalidate`).
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
+use crate::admin::request;
 use crate::config::{Config, ConfigErrors, Loaded, Override, Sources};
 
 /// The exit code of a bad configuration, as of a bad command line.
@@ -20,12 +16,6 @@ pub const BAD_CONFIGURATION: u8 = 2;
 
 /// Where the configuration is looked for when none is named.
 const USUAL_FILES: [&str; 2] = ["proxy.yaml", "/etc/sidebolt/proxy.yaml"];
-
-/// How long a health check waits for its answer.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Largest answer that a health check reads, in bytes.
-const MAX_ANSWER: u64 = 4 * 1024 * 1024;
 
 /// What `--version` says: version, commit if known when built, protocol versions.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -56,8 +46,10 @@ pub enum Command {
     Healthcheck(HealthcheckArgs),
     /// Show what a running proxy does, again and again
     Top(TopArgs),
-    /// Print a report about the last hour of a running proxy
+    /// Print a report about the last hour, day, week or month of a running proxy
     Report(ReportArgs),
+    /// Print what the load of the last hour says about the size of the pool and the limits
+    Advise(AdviseArgs),
     /// Let a running proxy forget cached answers
     Invalidate(InvalidateArgs),
 }
@@ -74,7 +66,7 @@ pub struct TopArgs {
     /// Look once
     #[arg(long)]
     pub once: bool,
-    /// Address of the admin port [default: admin.address of the configuration]
+    /// Address of the admin port, `https://HOST:PORT` for HTTPS [default: admin.address of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
     pub admin: Option<String>,
     /// Configuration file, for the address and the token of the admin port
@@ -84,19 +76,40 @@ pub struct TopArgs {
 
 /// What `report` prints.
 #[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("period"), group = ArgGroup::new("form"))]
 pub struct ReportArgs {
+    /// About the last 24 hours instead of the last one (needs sight.history.path, as the next two)
+    #[arg(long, group = "period")]
+    pub daily: bool,
+    /// About the last seven days
+    #[arg(long, group = "period")]
+    pub weekly: bool,
+    /// About the last thirty days
+    #[arg(long, group = "period")]
+    pub monthly: bool,
     /// As JSON instead of Markdown
-    #[arg(long)]
+    #[arg(long, group = "form")]
     pub json: bool,
+    /// As an HTML page
+    #[arg(long, group = "form")]
+    pub html: bool,
     /// Queries in it
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub rows: u16,
-    /// Address of the admin port [default: admin.address of the configuration]
+    /// Address of the admin port, `https://HOST:PORT` for HTTPS [default: admin.address of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
     pub admin: Option<String>,
     /// Configuration file, for the address and the token of the admin port
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+impl ReportArgs {
+    /// The period, as the admin port calls it; none = the last hour.
+    pub(crate) fn period(&self) -> Option<&'static str> {
+        let all = [(self.daily, "daily"), (self.weekly, "weekly"), (self.monthly, "monthly")];
+        all.into_iter().find_map(|(wanted, name)| wanted.then_some(name))
+    }
 }
 
 /// Where the configuration comes from, and what overrules it.
@@ -158,6 +171,20 @@ pub struct DemoArgs {
     pub check: bool,
 }
 
+/// What `advise` prints.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AdviseArgs {
+    /// As JSON instead of lines for the configuration
+    #[arg(long)]
+    pub json: bool,
+    /// Address of the admin port, `https://HOST:PORT` for HTTPS [default: admin.address of the configuration]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// Configuration file, for the address and the token of the admin port
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// `sidebolt invalidate`.
 #[derive(Args, Clone, Debug, Default)]
 #[command(group = ArgGroup::new("scope").required(true))]
@@ -180,7 +207,7 @@ pub struct InvalidateArgs {
     /// Those of texts with this fingerprint
     #[arg(long, group = "scope", value_name = "HEX")]
     pub fingerprint: Option<String>,
-    /// Address of the admin port [default: admin.address of the configuration]
+    /// Address of the admin port, `https://HOST:PORT` for HTTPS [default: admin.address of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
     pub admin: Option<String>,
     /// Configuration file, if --admin is not given
@@ -191,7 +218,7 @@ pub struct InvalidateArgs {
 /// `sidebolt healthcheck`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct HealthcheckArgs {
-    /// Address of the admin port [default: admin.address of the configuration]
+    /// Address of the admin port, `https://HOST:PORT` for HTTPS [default: admin.address of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
     pub admin: Option<String>,
     /// Ask whether it is ready for clients, not only whether it is alive
@@ -325,20 +352,6 @@ pub async fn invalidate(args: &InvalidateArgs) -> ExitCode {
     said(request(&args.admin, &args.config, "/api/cache/invalidate", Some(&body)).await)
 }
 
-/// One request to the admin port.
-pub(crate) async fn request(
-    admin: &Option<String>,
-    config: &Option<PathBuf>,
-    path: &str,
-    body: Option<&str>,
-) -> Result<String, String> {
-    let address = admin_address(admin, config)?;
-    let token = admin_token(admin.is_none(), config)?;
-    ask(&address, path, body, token.as_deref(), HEALTH_TIMEOUT)
-        .await
-        .map_err(|error| format!("{address}{path}: {error}"))
-}
-
 /// Prints what was answered, and whether that is well.
 fn said(result: Result<String, String>) -> ExitCode {
     match result {
@@ -353,73 +366,6 @@ fn said(result: Result<String, String>) -> ExitCode {
     }
 }
 
-fn admin_address(admin: &Option<String>, config: &Option<PathBuf>) -> Result<String, String> {
-    if let Some(address) = admin {
-        return Ok(address.clone());
-    }
-    let sources = ConfigArgs { config: config.clone(), ..ConfigArgs::default() }.sources();
-    let config = Config::load(&sources).map_err(|errors| errors.to_string())?.config;
-    let mut address = config.admin.address.ok_or("admin.address is off, so nothing can be asked")?;
-    // A port bound on all interfaces is asked on loopback.
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    Ok(address.to_string())
-}
-
-/// The body of the answer if its status is 200. `body`: what is posted, as JSON; none = it is asked for.
-/// The admin port's token, if the configuration has one. Where it has no need to be right, it is not.
-fn admin_token(needed: bool, config: &Option<PathBuf>) -> Result<Option<String>, String> {
-    let sources = ConfigArgs { config: config.clone(), ..ConfigArgs::default() }.sources();
-    match Config::load(&sources) {
-        Ok(loaded) => Ok(loaded.config.admin.token.map(|secret| secret.0.clone())),
-        Err(errors) if needed => Err(errors.to_string()),
-        Err(_) => Ok(None),
-    }
-}
-
-async fn ask(
-    address: &str,
-    path: &str,
-    body: Option<&str>,
-    token: Option<&str>,
-    limit: Duration,
-) -> Result<String, String> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
-        let method = if body.is_some() { "POST" } else { "GET" };
-        let body = body.unwrap_or_default();
-        let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{token}\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    let answer = match timeout(limit, exchange).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(error.to_string()),
-        Err(_) => return Err(format!("no answer within {} s", limit.as_secs_f32())),
-    };
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let line = head.lines().next().unwrap_or_default();
-    let mut words = line.splitn(3, ' ');
-    match (words.next(), words.next()) {
-        (Some(http), Some("200")) if http.starts_with("HTTP/1.") => Ok(body.to_owned()),
-        (Some(http), Some(_)) if http.starts_with("HTTP/1.") => {
-            Err(format!("{line}\n{body}").trim_end().to_owned())
-        }
-        _ => Err("the answer is not HTTP; is this the admin port?".to_owned()),
-    }
-}
-
 /// Prints; a reader that went away (`| head`) is no error.
 fn print(mut to: impl std::io::Write, text: &str) {
     let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
@@ -428,7 +374,6 @@ fn print(mut to: impl std::io::Write, text: &str) {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
-    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -491,6 +436,8 @@ mod tests {
             ("invalidate --all --label x", "cannot be used with"),
             ("run --lisen x", "a similar argument exists: '--listen'"),
             ("run --set pool.min_idle", "write KEY=VALUE, for example pool.min_idle=5"),
+            ("report --daily --weekly", "cannot be used with"),
+            ("report --html --json", "cannot be used with"),
             ("demo --port 70000", "70000 is not in 0..=65535"),
         ] {
             let error = parsed(line).expect_err(line);
@@ -550,49 +497,5 @@ mod tests {
         let lost = report("", Some(Err("connection refused".to_owned())));
         assert_eq!(lost.code, 1);
         assert!(lost.err.ends_with("bolt://neo4j:7687: connection refused\n"), "{}", lost.err);
-    }
-
-    /// Answers one request with `answer` and returns what was asked.
-    async fn asked(answer: &'static str) -> (Result<String, String>, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address").to_string();
-        let server = async {
-            let (mut stream, _) = listener.accept().await.expect("a client");
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                request.push(stream.read_u8().await.expect("a request"));
-            }
-            stream.write_all(answer.as_bytes()).await.expect("answered");
-            String::from_utf8(request).expect("UTF-8")
-        };
-        tokio::join!(ask(&address, "/readyz", None, None, Duration::from_secs(20)), server)
-    }
-
-    #[tokio::test]
-    async fn health_is_the_status_of_the_answer() {
-        let (well, request) = asked("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n").await;
-        assert_eq!(well, Ok("ok\n".to_owned()));
-        assert!(request.starts_with("GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:"), "{request}");
-        let (ill, _) = asked("HTTP/1.1 503 Service Unavailable\r\n\r\nupstream unreachable\n").await;
-        assert_eq!(ill, Err("HTTP/1.1 503 Service Unavailable\nupstream unreachable".to_owned()));
-        for odd in ["", "\0\0\x05\x08", "SSH-2.0-x\r\n", "200 200 OK"] {
-            let (not_http, _) = asked(odd).await;
-            assert_eq!(
-                not_http,
-                Err("the answer is not HTTP; is this the admin port?".to_owned()),
-                "{odd:?}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn a_silent_or_absent_port_is_ill() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address").to_string();
-        let silent = ask(&address, "/livez", None, None, Duration::from_millis(50)).await;
-        assert_eq!(silent, Err("no answer within 0.05 s".to_owned()));
-        drop(listener);
-        let absent = ask(&address, "/livez", None, None, Duration::from_secs(20)).await;
-        assert!(absent.is_err_and(|error| error.contains("refused")));
     }
 }

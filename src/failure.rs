@@ -98,6 +98,14 @@ pub(crate) enum Refusal {
         /// What happened.
         why: String,
     },
+    /// Sidebolt itself takes too much memory.
+    #[error("Sidebolt takes {used} bytes of memory, {most} at most (guard.max_memory)")]
+    Memory {
+        /// Bytes that it takes.
+        used: u64,
+        /// Bytes that it may take.
+        most: usize,
+    },
     /// A rule of `guard.rules` denies it.
     #[error("this statement is not allowed here ({rule})")]
     Denied {
@@ -173,6 +181,7 @@ impl Refusal {
                 return format!("try again in {:?}", Duration::from_millis(millis)).into();
             }
             Self::Crowded { .. } => "try again later, or raise max_in_flight",
+            Self::Memory { .. } => "try again later, or raise guard.max_memory",
             Self::Denied { .. } | Self::ReadOnly => "ask whoever runs Sidebolt",
             Self::TooLarge { .. } => "send less at once",
             Self::ResultTooLarge { .. } => "ask for less, with LIMIT for example",
@@ -203,6 +212,7 @@ impl Refusal {
             Self::BreakerOpen { .. } => "breaker_open",
             Self::RateLimited { .. } => "rate_limited",
             Self::Crowded { .. } => "crowded",
+            Self::Memory { .. } => "memory",
             Self::Denied { .. } => "denied",
             Self::ReadOnly => "read_only",
             Self::TooLarge { .. } => "too_large",
@@ -241,6 +251,7 @@ impl Refusal {
             | Self::BreakerOpen { .. }
             | Self::RateLimited { .. }
             | Self::Crowded { .. }
+            | Self::Memory { .. }
             | Self::NoMember { .. } => (SHED, SHED_STATUS),
         }
     }
@@ -273,7 +284,8 @@ impl Refusal {
                 rules: "`all` (max_in_flight 50)".to_owned(),
                 why: "1000 requests wait already (guard.max_waiting)".to_owned(),
             },
-            Self::Crowded { .. } => Self::Denied { rule: "deletes are for the night".to_owned() },
+            Self::Crowded { .. } => Self::Memory { used: 545_259_520, most: 536_870_912 },
+            Self::Memory { .. } => Self::Denied { rule: "deletes are for the night".to_owned() },
             Self::Denied { .. } => Self::ReadOnly,
             Self::ReadOnly => {
                 Self::TooLarge { what: "text", bytes: 70_000, most: 65_536, key: "guard.max_statement_bytes" }

@@ -1,6 +1,7 @@
 //! Sidebolt: a Neo4j-compatible Bolt proxy sidecar. Modules stand in the order in which a query walks through them.
 
 mod admin;
+pub mod advise;
 pub mod app;
 pub mod bolt_client;
 mod bookmark;

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, ListenTls};
 use crate::transport::TransportKind;
 use crate::transport::sniff::sniff;
 pub use crate::transport::sniff::{Accepted, Refusal};
@@ -229,7 +229,7 @@ impl Listener {
         };
         tokio::select! {
             () = accepting => {}
-            () = watch_certificate(&config, &tls) => {}
+            () = watch_certificate(&config, &tls, |config| config.listen.tls.as_ref()) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -294,14 +294,18 @@ impl Door {
     }
 }
 
-/// Takes changed certificate files and changed `listen.tls` settings into use.
-async fn watch_certificate(config: &ArcSwap<Config>, tls: &Arc<TlsAcceptor>) {
+/// Takes changed certificate files and changed settings into use.
+pub(crate) async fn watch_certificate(
+    config: &ArcSwap<Config>,
+    tls: &Arc<TlsAcceptor>,
+    of: fn(&Config) -> Option<&ListenTls>,
+) {
     let first = tokio::time::Instant::now() + CERTIFICATE_CHECK;
     let mut every = tokio::time::interval_at(first, CERTIFICATE_CHECK);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let (settings, tls) = (config.load().listen.tls.clone(), Arc::clone(tls));
+        let (settings, tls) = (of(&config.load()).cloned(), Arc::clone(tls));
         // File systems can hang, which must not hold up the clients.
         let Ok(reloaded) = tokio::task::spawn_blocking(move || tls.reload(settings.as_ref())).await else {
             continue;

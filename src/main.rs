@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sidebolt::cli::{self, Command};
-use sidebolt::{report, run, top};
+use sidebolt::{advise, report, run, top};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => run::on_runtime(run::demo(&args)),
         Command::Top(args) => run::on_runtime(async move { top::top(&args).await }),
         Command::Report(args) => run::on_runtime(async move { report::report(&args).await }),
+        Command::Advise(args) => run::on_runtime(async move { advise::advise(&args).await }),
         Command::Invalidate(args) => run::on_runtime(async move { cli::invalidate(&args).await }),
         Command::Healthcheck(args) => run::on_runtime(async move { cli::healthcheck(&args).await }),
     }

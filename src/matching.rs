@@ -3,6 +3,9 @@
 //! What depends on the text alone is worked out once for each text and list of rules; a request costs a look at a table and a few
 //! comparisons, and no regular expression.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use quick_cache::sync::Cache;
 use regex::{Regex, RegexBuilder};
 
@@ -25,6 +28,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) reads: bool,
     /// The user's name.
     pub(crate) principal: &'a str,
+    /// The client's address; none if that is not known.
+    pub(crate) address: Option<IpAddr>,
     /// What the application calls itself.
     pub(crate) application: &'a str,
     /// The database; none if its name is not known.
@@ -60,6 +65,7 @@ struct Rule {
     fingerprint: Option<u64>,
     access: Option<AccessKind>,
     principal: Option<Name>,
+    address: Option<IpNet>,
     application: Option<Name>,
     database: Option<Name>,
 }
@@ -105,11 +111,20 @@ pub(crate) fn check(when: &When) -> Result<(), Fault> {
     if let Some(text) = &when.text {
         compile(text)?;
     }
+    if when.address.as_deref().is_some_and(|text| range(text).is_none()) {
+        let hint = "write an address or a range of them, such as 10.1.2.3 or 10.0.0.0/8";
+        return Err(("address", "is no address".to_owned(), hint));
+    }
     if when.fingerprint.as_deref().is_some_and(|text| fingerprint(text).is_none()) {
         let hint = "write 16 hexadecimal digits, as CALL sidebolt.cache() shows them";
         return Err(("fingerprint", "is no fingerprint".to_owned(), hint));
     }
     Ok(())
+}
+
+/// An address, or a range of them.
+fn range(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// A fingerprint as it is shown.
@@ -212,6 +227,11 @@ impl Rule {
             fingerprint: when.fingerprint.as_deref().map(|text| fingerprint(text).unwrap_or_default()),
             access: when.access,
             principal: name(&when.principal),
+            // What cannot be read is no address that anybody has.
+            address: when
+                .address
+                .as_deref()
+                .map(|text| range(text).unwrap_or_else(|| IpNet::from(IpAddr::from([0; 4])))),
             application: name(&when.application),
             database: name(&when.database),
         }
@@ -240,6 +260,7 @@ impl Rule {
         self.access.is_none_or(|access| (access == AccessKind::Read) == reads)
             && is(&self.principal, asked.principal)
             && is(&self.application, asked.application)
+            && self.address.is_none_or(|range| asked.address.is_some_and(|address| range.contains(&address)))
             && match (&self.database, asked.database) {
                 (Some(wanted), Some(name)) => wanted.is(name),
                 (Some(_), None) => self.doubt == Doubt::Holds,
@@ -269,6 +290,7 @@ mod tests {
             statement: Some(&statement),
             reads: false,
             principal: "ada",
+            address: Some(IpAddr::from([10, 1, 2, 3])),
             application: "loader",
             database: Some("movies"),
         };
@@ -288,6 +310,10 @@ mod tests {
             (when(|w| w.principal = text("ad*")), true),
             (when(|w| (w.principal, w.database) = (text("*"), text("mov*"))), true),
             (when(|w| w.application = text("reader")), false),
+            (when(|w| w.address = text("10.1.0.0/16")), true),
+            (when(|w| w.address = text("10.1.2.3")), true),
+            (when(|w| w.address = text("10.1.2.4")), false),
+            (when(|w| w.address = text("fd00::/8")), false),
         ] {
             assert_eq!(holds(&rule, &asked), expected, "{rule:?}");
         }

@@ -1,6 +1,6 @@
 //! Every metric: its name, what it says, its labels.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use bolt_wire::Tag;
 use parking_lot::Mutex;
@@ -224,6 +224,11 @@ impl Metrics {
         self.failures.with_label_values(&[if known { code } else { "other" }]).inc();
     }
 
+    /// Neo4j's failures by code, and Sidebolt's own refusals by reason, since the start.
+    pub(crate) fn failed(&self) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+        (by_label(&self.failures), by_label(&self.refusals))
+    }
+
     /// Drops the series of a server that is no longer used.
     pub(crate) fn forget_server(&self, server: &str) {
         // An error means that there was none.
@@ -250,6 +255,18 @@ impl Metrics {
         }
         table
     }
+}
+
+/// The counts of a counter with one label, by its value.
+fn by_label(counters: &IntCounterVec) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for family in counters.collect() {
+        for metric in family.get_metric() {
+            let label = metric.get_label().first().map(|label| label.value().to_owned());
+            counts.insert(label.unwrap_or_default(), metric.get_counter().get_value() as u64);
+        }
+    }
+    counts
 }
 
 /// The counters of `sidebolt_requests_total`, looked up once: they are on the hot path.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::guard::LimitReport;
 use crate::session::{Handle, Pin, Shared};
 use crate::sight::{Plan, Row, Shown, Sight, Slow, in_words, moment, nanoseconds};
 use crate::statement::fingerprint;
 use crate::upstream::Pool;
+use crate::{cache as answers, coalesce as batches};
 
 /// Milliseconds with three decimals, from nanoseconds.
 pub(crate) fn millis(nanoseconds: u64) -> f64 {
@@ -116,6 +118,98 @@ pub(crate) fn pools(shared: &Shared) -> Vec<Value> {
         })
     };
     shared.upstream.pools().iter().map(pool).collect()
+}
+
+/// The circuit breaker of each server.
+pub(crate) fn breakers(shared: &Shared) -> Vec<Value> {
+    let breaker = |pool: &Arc<Pool>| {
+        let report = pool.breaker();
+        json!({
+            "server": pool.address(),
+            "state": report.state,
+            "seconds": report.since.as_secs(),
+            "failures": report.failures,
+            "opened": report.opened,
+            "reason": Some(report.reason).filter(|reason| !reason.is_empty()),
+        })
+    };
+    shared.upstream.pools().iter().map(breaker).collect()
+}
+
+/// Limits, and what is left of them for whom.
+pub(crate) fn limits(shared: &Shared, most: usize) -> Vec<Value> {
+    let limit = |report: LimitReport| {
+        let state = &report.state;
+        json!({
+            "name": report.name,
+            "per": report.per.name(),
+            "key": report.named(),
+            "rate": report.rate,
+            "burst": report.burst.map(|(burst, _)| burst),
+            "remaining": report.burst.map(|(_, left)| left),
+            "maxInFlight": report.most,
+            "inFlight": report.most.map(|_| state.in_flight()),
+            "waiting": report.most.map(|_| state.waiting()),
+            "admitted": state.admitted.load(Ordering::Relaxed),
+            "refused": state.refused.load(Ordering::Relaxed),
+        })
+    };
+    shared.guard.limits(most).into_iter().take(most).map(limit).collect()
+}
+
+/// What group commit does with each text, without the text's values.
+pub(crate) fn batched(shared: &Shared, most: usize) -> Vec<Value> {
+    let text = |report: batches::TextReport| {
+        let [alone, grouped, derived] =
+            report.seconds.map(|seconds| seconds.map(|seconds| (seconds * 1e7).round() / 10.0));
+        json!({
+            "database": report.database,
+            "text": fingerprint::normalised(&report.statement.text),
+            "shape": report.shape,
+            "way": report.way,
+            "rows": report.rows,
+            "batches": report.batches,
+            "alone": report.alone,
+            "microsAlone": alone,
+            "microsGrouped": grouped,
+            "microsDerived": derived,
+            "reason": report.reason,
+            "advice": report.advice.as_deref(),
+        })
+    };
+    shared.coalescer.texts(shared, |_| true, most).into_iter().map(text).collect()
+}
+
+/// Lanes of group commit together: how many, what waits, what is under way, how large a batch may be.
+pub(crate) fn lanes(shared: &Shared) -> Value {
+    let lanes = shared.coalescer.lanes(shared, |_| true, usize::MAX);
+    let sum = |of: fn(&batches::LaneReport) -> usize| lanes.iter().map(of).sum::<usize>();
+    json!({
+        "lanes": lanes.len(),
+        "waiting": sum(|lane| lane.waiting),
+        "inFlight": sum(|lane| lane.in_flight),
+        "alone": sum(|lane| lane.alone),
+        "batchCap": lanes.iter().map(|lane| lane.cap).max(),
+    })
+}
+
+/// What the cache does with each text, without the text's values.
+pub(crate) fn cached(shared: &Shared, most: usize) -> Vec<Value> {
+    let text = |report: &answers::TextReport| {
+        let asked = report.hits + report.misses;
+        json!({
+            "fingerprint": fingerprint::shown(report.statement.fingerprint),
+            "text": fingerprint::normalised(&report.statement.text),
+            "answers": report.answers,
+            "bytes": report.bytes,
+            "hits": report.hits,
+            "misses": report.misses,
+            "hitRatio": (asked > 0).then(|| (report.hits as f64 / asked as f64 * 1000.0).round() / 1000.0),
+            "last": report.last,
+            "reason": report.reason,
+        })
+    };
+    shared.cache.texts(&shared.coalescer.statements, |_| true, most).iter().map(text).collect()
 }
 
 /// The client connections, the oldest first.

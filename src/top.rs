@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cli::{TopArgs, request};
+use crate::admin::request;
+use crate::cli::TopArgs;
 
 /// Characters of a line where nobody says how wide the terminal is.
 const WIDTH: usize = 160;

@@ -626,6 +626,24 @@ fn alerts_use_metrics_that_exist() {
 }
 
 #[test]
+fn promtool_agrees_with_the_rules() {
+    let promtool = |arguments: &[&str]| {
+        let mut command = Command::new("promtool");
+        command.current_dir(root().join("deploy/prometheus")).args(arguments).output()
+    };
+    if promtool(&["--version"]).is_err() {
+        assert!(std::env::var_os("SIDEBOLT_TEST_NO_SKIP").is_none(), "promtool is missing");
+        eprintln!("SKIPPED promtool_agrees_with_the_rules: needs promtool, of the Debian package prometheus");
+        return;
+    }
+    for arguments in [["check", "config", "prometheus.yaml"], ["test", "rules", "tests.yaml"]] {
+        let output = promtool(&arguments).expect("promtool runs");
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn times_in_the_files_are_read_as_they_are_meant() {
     assert_eq!((seconds("40s"), seconds("2m")), (40, 120));
     let config = load(root().join("proxy.yaml")).config;

@@ -3,13 +3,29 @@
 use crate::Error;
 use crate::threads;
 use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A dense matrix, row after row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Matrix {
     rows: usize,
     columns: usize,
     values: Vec<f32>,
+    /// Whether all values are known to be finite: looked for once, because small requests read large matrices.
+    finite: AtomicBool,
+}
+
+impl Clone for Matrix {
+    fn clone(&self) -> Self {
+        let finite = AtomicBool::new(self.finite.load(Ordering::Relaxed));
+        Self { rows: self.rows, columns: self.columns, values: self.values.clone(), finite }
+    }
+}
+
+impl PartialEq for Matrix {
+    fn eq(&self, other: &Self) -> bool {
+        (self.rows, self.columns, &self.values) == (other.rows, other.columns, &other.values)
+    }
 }
 
 impl Matrix {
@@ -26,13 +42,13 @@ impl Matrix {
             );
             return Err(Error::argument("values", problem));
         }
-        Ok(Self { rows, columns, values })
+        Ok(Self { rows, columns, values, finite: AtomicBool::new(false) })
     }
 
     /// One of zeros.
     #[must_use]
     pub fn zeros(rows: usize, columns: usize) -> Self {
-        Self { rows, columns, values: vec![0.0; rows * columns] }
+        Self { rows, columns, values: vec![0.0; rows * columns], finite: AtomicBool::new(false) }
     }
 
     /// How many rows.
@@ -55,6 +71,7 @@ impl Matrix {
 
     /// One row, to be changed.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        *self.finite.get_mut() = false;
         &mut self.values[row * self.columns..][..self.columns]
     }
 
@@ -66,6 +83,7 @@ impl Matrix {
 
     /// All values, to be changed.
     pub fn values_mut(&mut self) -> &mut [f32] {
+        *self.finite.get_mut() = false;
         &mut self.values
     }
 
@@ -83,6 +101,9 @@ impl Matrix {
 
     /// An error naming the first value that is not a finite number.
     pub(crate) fn check_finite(&self, name: &'static str) -> Result<(), Error> {
+        if self.finite.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         // All exponent bits set is what infinities and NaN have in common; without a branch this is vector code.
         let bad =
             |values: &[f32]| values.iter().fold(false, |bad, x| bad | (x.to_bits() & EXPONENT == EXPONENT));
@@ -93,7 +114,10 @@ impl Matrix {
                 .find_first(|(_, chunk)| bad(chunk))
                 .map(|(index, _)| index)
         });
-        let Some(chunk) = found else { return Ok(()) };
+        let Some(chunk) = found else {
+            self.finite.store(true, Ordering::Relaxed);
+            return Ok(());
+        };
         let from = chunk << 14;
         let at = from + self.values[from..].iter().position(|x| !x.is_finite()).unwrap_or(0);
         let (row, column) = (at / self.columns, at % self.columns);

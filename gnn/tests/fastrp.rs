@@ -92,7 +92,7 @@ fn features_fill_their_share() {
     let fast_rp = FastRp {
         property_ratio: 0.5,
         embedding_dimension: 64,
-        node_self_influence: 1.0,
+        iteration_weights: vec![1.0],
         ..Default::default()
     };
     let with = fast_rp.run(&graph, Some(&features), &Cancel::default()).unwrap();

@@ -251,6 +251,14 @@ fn graphs_and_features_that_do_not_fit_are_named() {
             .starts_with("`sampleSizes`: has 1 numbers, but the model has 2 layers")
     );
     assert!(nodes(&[1], &[5, 5], &poisoned).contains("is NaN"));
+    // Far away from the node that is asked for, too.
+    let wide = Csr::from_edges(1000, &[0], &[1], None, Orientation::Natural).unwrap();
+    let mut features = Matrix::zeros(1000, 3);
+    assert!(model.forward_nodes(&wide, &features, &[1], &[], 0, &Cancel::default()).is_ok());
+    features.row_mut(900)[0] = f32::NEG_INFINITY;
+    let message =
+        model.forward_nodes(&wide, &features, &[1], &[], 0, &Cancel::default()).unwrap_err().to_string();
+    assert!(message.contains("row 900, column 0 is -inf"), "{message}");
     let cancel = Cancel::default();
     cancel.cancel();
     assert_eq!(model.forward(&graph, &Matrix::zeros(2, 3), &cancel), Err(Error::Cancelled));

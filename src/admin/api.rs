@@ -1,6 +1,7 @@
 //! The JSON API: what the dashboard shows, for whoever wants it otherwise. `deploy/openapi.json` describes it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -17,7 +18,7 @@ use tokio_util::io::ReaderStream;
 use super::Context;
 use crate::session::Shared;
 use crate::shown;
-use crate::sight::{Viewer, moment};
+use crate::sight::{Period, Viewer, moment};
 
 /// Rows of an answer, if nothing else is asked for.
 const ROWS: usize = 100;
@@ -40,8 +41,17 @@ pub(super) fn routes() -> Router<Context> {
         .route("/api/baselines", get(baselines))
         .route("/api/alerts", get(async |State(context): State<Context>| Json(alerts(&context.shared))))
         .route("/api/pools", get(async |State(context): State<Context>| Json(shown::pools(&context.shared))))
+        .route(
+            "/api/breakers",
+            get(async |State(context): State<Context>| Json(shown::breakers(&context.shared))),
+        )
+        .route("/api/limits", get(limits))
+        .route("/api/coalesce", get(coalesce))
+        .route("/api/cache", get(cache))
         .route("/api/clients", get(clients))
         .route("/api/resources", get(resources))
+        .route("/api/report", get(report))
+        .route("/api/advise", get(async |State(context): State<Context>| Json(advise(&context.shared))))
         .route("/api/live", get(live))
 }
 
@@ -77,7 +87,15 @@ pub(super) fn overview(context: &Context) -> Value {
         "reason": context.health.reason(),
         "upstream": config.upstream.uri,
         "now": shared.sight.resources.latest(1).first(),
-        "cache": { "enabled": config.cache.enabled, "hits": cached.0, "misses": cached.1, "entries": cached.2 },
+        "cache": {
+            "enabled": config.cache.enabled, "hits": cached.0, "misses": cached.1, "entries": cached.2,
+            "bytes": shared.metrics.cache.bytes.get(), "capacity": config.cache.capacity,
+        },
+        "breakers": shown::breakers(shared),
+        "limits": {
+            "waiting": shared.guard.gate.waiting(), "most": config.guard.max_waiting, "entries": config.guard.limits.len(),
+        },
+        "batches": shown::lanes(shared),
         "alerts": active.iter().map(|alert| alert.json(&shared.sight)).collect::<Vec<_>>(),
         "pools": shown::pools(shared),
     })
@@ -106,12 +124,35 @@ async fn baselines(State(context): State<Context>, asked: Asked) -> Answer {
     Ok(Json(baselines.iter().map(shown::baseline).collect()))
 }
 
+/// What the last hour says about the configuration.
+fn advise(shared: &Shared) -> Value {
+    let rows = shared.sight.top(usize::MAX, &Viewer::of_all());
+    let longest = rows.iter().map(|row| row.counts.longest.load(Ordering::Relaxed)).max().unwrap_or(0);
+    let samples = shared.sight.resources.latest(usize::MAX);
+    crate::sight::advise(&samples, longest as f64 / 1e9, shared.upstream.pools().len(), &shared.config.load())
+}
+
 fn alerts(shared: &Shared) -> Value {
     let (active, past) = shared.sight.alerts.all();
     let all = |alerts: Vec<crate::sight::Alert>| -> Value {
         alerts.iter().map(|alert| alert.json(&shared.sight)).collect()
     };
     json!({ "active": all(active), "past": all(past) })
+}
+
+async fn limits(State(context): State<Context>, asked: Asked) -> Answer {
+    let most = number(&asked, "limit", ROWS, MOST)?;
+    Ok(Json(shown::limits(&context.shared, most).into()))
+}
+
+async fn coalesce(State(context): State<Context>, asked: Asked) -> Answer {
+    let most = number(&asked, "limit", ROWS, MOST)?;
+    Ok(Json(shown::batched(&context.shared, most).into()))
+}
+
+async fn cache(State(context): State<Context>, asked: Asked) -> Answer {
+    let most = number(&asked, "limit", ROWS, MOST)?;
+    Ok(Json(shown::cached(&context.shared, most).into()))
 }
 
 async fn clients(State(context): State<Context>, asked: Asked) -> Answer {
@@ -123,6 +164,26 @@ async fn clients(State(context): State<Context>, asked: Asked) -> Answer {
 async fn resources(State(context): State<Context>, asked: Asked) -> Answer {
     let seconds = number(&asked, "seconds", SECONDS, 3600)?;
     Ok(Json(json!(context.shared.sight.resources.latest(seconds))))
+}
+
+/// What went on in a day, a week or a month.
+async fn report(State(context): State<Context>, asked: Asked) -> Answer {
+    let refused = |status, error: String| (status, Json(json!({ "error": error })));
+    let name = asked.get("period").map_or("daily", String::as_str);
+    let period = Period::read(name).ok_or_else(|| {
+        let error = format!("period: `{name}` is none; write period=daily, weekly or monthly");
+        refused(StatusCode::BAD_REQUEST, error)
+    })?;
+    let shared = std::sync::Arc::clone(&context.shared);
+    let made = tokio::task::spawn_blocking(move || {
+        let sight = &shared.sight;
+        sight.history.report(period, sight, &shared.config.load_full())
+    });
+    match made.await {
+        Ok(Ok(report)) => Ok(Json(report)),
+        Ok(Err(error)) => Err(refused(StatusCode::CONFLICT, error)),
+        Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
 }
 
 /// An overview each second, as server-sent events.

@@ -61,15 +61,19 @@ type Found = HashMap<(Option<String>, *const Statement), (TextReport, Arc<Lane>)
 
 impl Coalescer {
     /// Lanes, the busiest first; users only where it is this one.
-    pub(crate) fn lanes(&self, shared: &Shared, principal: &[u8; 32], most: usize) -> Vec<LaneReport> {
+    pub(crate) fn lanes(
+        &self,
+        shared: &Shared,
+        own: impl Fn(&[u8; 32]) -> bool,
+        most: usize,
+    ) -> Vec<LaneReport> {
         let config = shared.config.load();
         let lanes: Vec<_> = self.lanes.lock().values().cloned().collect();
         let report = |lane: &Arc<Lane>| {
             let load = lane.load(config.coalesce.batch_size, config.coalesce.max_batch_size);
-            let own = lane.need.principal.id == *principal;
             LaneReport {
                 database: lane.shown_database(),
-                user: own.then(|| lane.need.principal.name.clone()),
+                user: own(&lane.need.principal.id).then(|| lane.need.principal.name.clone()),
                 managed: lane.managed,
                 waiting: load.waiting,
                 in_flight: load.batches,
@@ -87,8 +91,13 @@ impl Coalescer {
     }
 
     /// The texts of this user that write, most rows first.
-    pub(crate) fn texts(&self, shared: &Shared, principal: &[u8; 32], most: usize) -> Vec<TextReport> {
-        let own = |lane: &&Arc<Lane>| lane.need.principal.id == *principal;
+    pub(crate) fn texts(
+        &self,
+        shared: &Shared,
+        own: impl Fn(&[u8; 32]) -> bool,
+        most: usize,
+    ) -> Vec<TextReport> {
+        let own = |lane: &&Arc<Lane>| own(&lane.need.principal.id);
         let lanes: Vec<_> = self.lanes.lock().values().filter(own).cloned().collect();
         let mut found: Found = HashMap::new();
         for lane in lanes {

@@ -21,8 +21,13 @@ const KNOWN_VARIABLES: [(&str, &str); 11] = [
 ];
 
 /// Variables with the prefix that are not keys: the file to read, and the build's own.
-const NOT_KEYS: [&str; 4] =
-    ["SIDEBOLT_CONFIG", "SIDEBOLT_GIT_HASH", "SIDEBOLT_CACHE", "SIDEBOLT_TEST_NO_SKIP"];
+const NOT_KEYS: [&str; 5] = [
+    "SIDEBOLT_CONFIG",
+    "SIDEBOLT_GIT_HASH",
+    "SIDEBOLT_CACHE",
+    "SIDEBOLT_TEST_NO_SKIP",
+    "SIDEBOLT_TEST_PICTURES",
+];
 
 /// What a variable is to us.
 pub(super) enum Variable {

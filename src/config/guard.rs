@@ -67,6 +67,16 @@ pub struct Guard {
     #[serde(with = "SizeText")]
     #[schemars(extend("x-min" = "0", "x-max" = "1000GiB"))]
     pub max_result_bytes: usize,
+    /// Find out from how long requests take how many of them Neo4j can do with at once, and let the others wait; up to
+    /// `pool.max_connection_pool_size`.
+    pub adaptive: bool,
+    /// How many times as long as at best a request may take before fewer are let in.
+    #[schemars(extend("x-min" = "1.1", "x-max" = "100"))]
+    pub adaptive_tolerance: f64,
+    /// Refuse new requests, and forget cached answers, while Sidebolt itself takes more memory than this; 0 = never.
+    #[serde(with = "SizeText")]
+    #[schemars(extend("x-min" = "0", "x-max" = "1000GiB"))]
+    pub max_memory: usize,
 }
 
 /// An entry of `guard.limits`.
@@ -278,6 +288,9 @@ impl Default for Guard {
             max_parameter_bytes: 0,
             max_result_rows: 0,
             max_result_bytes: 0,
+            adaptive: false,
+            adaptive_tolerance: 2.0,
+            max_memory: 0,
         }
     }
 }
@@ -289,6 +302,8 @@ impl Guard {
     /// True if requests are measured, or their time-outs are.
     pub(crate) fn measures(&self) -> bool {
         self.bounds_results()
+            || self.adaptive
+            || self.max_memory > 0
             || self.max_statement_bytes > 0
             || self.max_parameter_bytes > 0
             || !self.tx_timeout.is_zero()

@@ -315,20 +315,21 @@ impl Loader {
     }
 
     fn files(&self, config: &Config) -> Vec<PathBuf> {
-        let (tls, upstream, auth) = (config.listen.tls.as_ref(), &config.upstream, &config.auth);
+        let (upstream, auth) = (&config.upstream, &config.auth);
         let files = [
             self.file.as_ref(),
             auth.password_file.as_ref(),
             auth.client_token_file.as_ref(),
             config.admin.token_file.as_ref(),
-            tls.map(|tls| &tls.cert_file),
-            tls.map(|tls| &tls.key_file),
-            tls.and_then(|tls| tls.client_ca_file.as_ref()),
             upstream.ca_file.as_ref(),
             upstream.cert_file.as_ref(),
             upstream.key_file.as_ref(),
         ];
-        files.into_iter().flatten().cloned().collect()
+        let certificates = [&config.listen.tls, &config.admin.tls]
+            .into_iter()
+            .flatten()
+            .flat_map(|tls| [Some(&tls.cert_file), Some(&tls.key_file), tls.client_ca_file.as_ref()]);
+        files.into_iter().chain(certificates).flatten().cloned().collect()
     }
 
     fn origins(&self) -> BTreeMap<String, String> {

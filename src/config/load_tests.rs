@@ -62,18 +62,25 @@ fn the_shipped_file_equals_the_defaults() {
 #[test]
 fn the_shipped_file_shows_every_key_with_a_comment_and_its_default() {
     let lines: Vec<&str> = include_str!("../../proxy.yaml").lines().collect();
-    let mut section = "";
+    let (mut section, mut inner) = ("", "");
     let mut seen = Vec::new();
     for (index, line) in lines.iter().enumerate() {
         if !line.starts_with([' ', '#']) && line.ends_with(':') {
-            section = line.trim_end_matches(':');
+            (section, inner) = (line.trim_end_matches(':'), "");
+        } else if let Some(name) = line.strip_prefix("  ").and_then(|line| line.strip_suffix(':'))
+            && !name.starts_with([' ', '#'])
+        {
+            inner = name;
+        } else if !inner.is_empty() && !line.starts_with("    ") {
+            inner = "";
         }
         let written = line.trim_start().trim_start_matches("# ");
         let Some((name, value)) = written.split_once(": ") else { continue };
-        let in_tls =
-            ["cert_file", "key_file", "client_ca_file", "required"].contains(&name) && section == "listen";
+        let in_tls = ["cert_file", "key_file", "client_ca_file", "required"].contains(&name)
+            && ["listen", "admin"].contains(&section);
         let path = match line.starts_with([' ', '#']) {
-            true if in_tls => format!("listen.tls.{name}"),
+            true if in_tls => format!("{section}.tls.{name}"),
+            true if !inner.is_empty() => format!("{section}.{inner}.{name}"),
             true => format!("{section}.{name}"),
             false => name.to_owned(),
         };
@@ -120,6 +127,7 @@ fn the_shipped_file_works_with_every_comment_taken_off() {
     let config = given.config();
     assert!(
         config.listen.tls.is_some()
+            && config.admin.tls.is_some()
             && config.auth.client_token.is_some()
             && config.upstream.ca_file.is_some()
     );
@@ -162,7 +170,7 @@ fn every_key_can_be_set_by_the_environment_and_the_command_line() {
     let given = given("", &[], &[]);
     given.write("f", "x");
     let file = given.directory.path().join("f").display().to_string();
-    for key in keys().iter().filter(|key| key.path != "listen.tls") {
+    for key in keys().iter().filter(|key| !key.path.ends_with(".tls")) {
         let value = match (key.unit.as_str(), &key.default, key.path.as_str()) {
             ("file", ..) => file.clone(),
             (_, Some(default), _) => default.clone(),
@@ -172,6 +180,10 @@ fn every_key_can_be_set_by_the_environment_and_the_command_line() {
         };
         let mut environment = vec![(key.variable(), value.clone())];
         let mut set = |name: &str, value: &str| environment.push((name.to_owned(), value.to_owned()));
+        if key.path.starts_with("admin.tls.") {
+            set("SIDEBOLT_ADMIN__TLS__CERT_FILE", &file);
+            set("SIDEBOLT_ADMIN__TLS__KEY_FILE", &file);
+        }
         if key.path.starts_with("listen.tls.") {
             set("SIDEBOLT_LISTEN__TLS__CERT_FILE", &file);
             set("SIDEBOLT_LISTEN__TLS__KEY_FILE", &file);

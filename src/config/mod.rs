@@ -41,7 +41,7 @@ pub use guard::{Action, Cost, Guard, Limit, Per, Rate, Rule, Unit};
 pub use load::{Loaded, Override, Sources};
 pub use retry::Retry;
 pub use schema::{Key, keys};
-pub use sight::{Parameters, Sight, SlowRule};
+pub use sight::{History, Parameters, Sight, SlowRule};
 pub use uri::{TlsTrust, UpstreamUri};
 pub use when::{AccessKind, When};
 
@@ -125,7 +125,7 @@ pub struct Listen {
     pub write_timeout: Duration,
 }
 
-/// `listen.tls`.
+/// `listen.tls` and `admin.tls`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenTls {
@@ -288,6 +288,9 @@ pub struct Admin {
     pub token: Option<Secret>,
     /// File with `token`.
     pub token_file: Option<PathBuf>,
+    /// HTTPS on the same port; off unless a certificate is named.
+    #[serde(with = "OptionalTls")]
+    pub tls: Option<ListenTls>,
 }
 
 /// `log`.
@@ -415,7 +418,12 @@ impl Default for Limits {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: Some(SocketAddr::from(([127, 0, 0, 1], 9090))), token: None, token_file: None }
+        Self {
+            address: Some(SocketAddr::from(([127, 0, 0, 1], 9090))),
+            token: None,
+            token_file: None,
+            tls: None,
+        }
     }
 }
 

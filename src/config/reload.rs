@@ -356,10 +356,10 @@ fn fingerprints<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Fingerprint
 fn keep_until_restart(old: &Config, new: &mut Config) -> Vec<&'static str> {
     let mut pending = Vec::new();
     macro_rules! keep {
-        ($($section:ident.$key:ident),*) => {$(
-            if new.$section.$key != old.$section.$key {
-                new.$section.$key = old.$section.$key.clone();
-                pending.push(concat!(stringify!($section), ".", stringify!($key)));
+        ($($section:ident$(.$key:ident)+),*) => {$(
+            if new.$section$(.$key)+ != old.$section$(.$key)+ {
+                new.$section$(.$key)+ = old.$section$(.$key)+.clone();
+                pending.push(concat!(stringify!($section), $(".", stringify!($key)),+));
             }
         )*};
     }
@@ -367,6 +367,7 @@ fn keep_until_restart(old: &Config, new: &mut Config) -> Vec<&'static str> {
         listen.address,
         upstream.uri,
         sight.baseline_file,
+        sight.history.path,
         gnn.max_running,
         gnn.device,
         gnn.threads,
@@ -384,6 +385,7 @@ fn changed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         "auth.password" => old.auth.password != new.auth.password,
         "auth.client_token" => old.auth.client_token != new.auth.client_token,
         "listen.tls" => old.listen.tls.is_some() != new.listen.tls.is_some(),
+        "admin.tls" => old.admin.tls.is_some() != new.admin.tls.is_some(),
         _ => lookup(&before, path) != lookup(&after, path),
     };
     keys().iter().map(|key| key.path.as_str()).filter(|path| differs(path)).collect()
@@ -629,6 +631,7 @@ mod tests {
         new.listen.address.set_port(1);
         new.upstream.uri = "bolt://x".to_owned();
         new.sight.baseline_file = Some("x".into());
+        new.sight.history.path = Some("x".into());
         (new.gnn.max_running, new.gnn.device, new.gnn.threads) = (1, super::super::Device::Cpu, 1);
         new.admin.address = None;
         new.log.format = super::super::LogFormat::Json;

@@ -9,8 +9,8 @@ use serde::de::{self, Visitor};
 use serde_json::Value;
 
 use super::{
-    Admin, Auth, Breaker, Cache, Coalesce, Config, Gnn, Guard, Limits, Listen, ListenTls, Log, Pool, Retry,
-    Shutdown, Sight, Upstream,
+    Admin, Auth, Breaker, Cache, Coalesce, Config, Gnn, Guard, History, Limits, Listen, ListenTls, Log, Pool,
+    Retry, Shutdown, Sight, Upstream,
 };
 
 /// One key of the configuration.
@@ -228,7 +228,7 @@ fn declared(section: &str) -> &'static [&'static str] {
     match section {
         "" => fields::<Config>(),
         "listen" => fields::<Listen>(),
-        "listen.tls" => fields::<ListenTls>(),
+        "listen.tls" | "admin.tls" => fields::<ListenTls>(),
         "upstream" => fields::<Upstream>(),
         "pool" => fields::<Pool>(),
         "auth" => fields::<Auth>(),
@@ -238,6 +238,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "retry" => fields::<Retry>(),
         "guard" => fields::<Guard>(),
         "sight" => fields::<Sight>(),
+        "sight.history" => fields::<History>(),
         "gnn" => fields::<Gnn>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),

@@ -16,10 +16,15 @@ impl Loaded {
 fn show(config: &Config, origins: &BTreeMap<String, String>) -> String {
     let values = serde_json::to_value(config).unwrap_or_default();
     let mut yaml = String::new();
-    let mut section = "";
+    let (mut section, mut inner) = ("", "");
     for key in keys() {
         let (parent, name) = key.path.rsplit_once('.').unwrap_or(("", &key.path));
-        if parent == "listen.tls" && config.listen.tls.is_none() {
+        let off = |section: &str| match section {
+            "listen.tls" => config.listen.tls.is_none(),
+            "admin.tls" => config.admin.tls.is_none(),
+            _ => false,
+        };
+        if off(parent) {
             continue;
         }
         let top = parent.split('.').next().unwrap_or(parent);
@@ -34,10 +39,16 @@ fn show(config: &Config, origins: &BTreeMap<String, String>) -> String {
             section = top;
             let _ = writeln!(yaml, "{section}:");
         }
+        // A section inside of one has a line of its own, unless it is a key that may be off.
+        if parent.contains('.') && parent != inner && !keys().iter().any(|key| key.path == parent) {
+            inner = parent;
+            let name = parent.rsplit('.').next().unwrap_or(parent);
+            let _ = writeln!(yaml, "{}{name}:", "  ".repeat(parent.matches('.').count()));
+        }
         let indent = "  ".repeat(key.path.matches('.').count());
         let origin = origins.get(&key.path).map_or_else(String::new, |origin| format!(" # {origin}"));
         let _ = match lookup(&values, &key.path) {
-            Some(_) if key.path == "listen.tls" && config.listen.tls.is_some() => {
+            Some(_) if key.path.ends_with(".tls") && !off(&key.path) => {
                 writeln!(yaml, "{indent}{name}:")
             }
             // A list is shown as JSON, which is YAML too.

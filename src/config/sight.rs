@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::When;
-use super::units::DurationText;
+use super::units::{DurationText, SizeText};
 
 /// How much of the parameters of a slow query is shown.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -59,10 +59,36 @@ pub struct Sight {
     /// writable. None = it is learnt anew.
     #[schemars(extend("x-restart" = true))]
     pub baseline_file: Option<PathBuf>,
+    /// What is kept for longer than an hour, for reports.
+    pub history: History,
     /// URL (http or https) that each alert is posted to as JSON.
     pub webhook: Option<String>,
     /// URL of an Alertmanager, without `/api/v2/alerts`.
     pub alertmanager: Option<String>,
+}
+
+/// `sight.history`: what is kept for longer than an hour.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct History {
+    /// Folder for the file `history.redb`: counts, latencies, errors, alerts and use of resources by minute, hour and day, for `sidebolt report --daily`. None = nothing
+    /// is kept.
+    #[schemars(extend("x-unit" = "folder", "x-restart" = true))]
+    pub path: Option<PathBuf>,
+    /// How long days are kept; minutes two days at most, hours ten weeks.
+    #[serde(with = "DurationText")]
+    #[schemars(extend("x-min" = "1day", "x-max" = "10years"))]
+    pub keep: Duration,
+    /// Largest size of the file: the oldest minutes go first, then hours, then days.
+    #[serde(with = "SizeText")]
+    #[schemars(extend("x-min" = "4MiB", "x-max" = "16GiB"))]
+    pub max_bytes: usize,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { path: None, keep: Duration::from_secs(31_557_600), max_bytes: 64 << 20 }
+    }
 }
 
 /// An entry of `sight.slow_rules`.
@@ -97,6 +123,7 @@ impl Default for Sight {
             baselines: true,
             compare_every: Duration::from_secs(10),
             baseline_file: None,
+            history: History::default(),
             webhook: None,
             alertmanager: None,
         }

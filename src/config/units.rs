@@ -26,7 +26,7 @@ pub(super) struct OptionalAddress;
 /// [`DurationText`] in an entry of a list, where it may be missing.
 pub(super) struct OptionalDuration;
 
-/// The section `listen.tls`, or `off`.
+/// The section `listen.tls` or `admin.tls`, or `off`.
 pub(super) struct OptionalTls;
 
 /// How nothing is written where `off` is a choice.

@@ -332,12 +332,15 @@ impl Checker<'_> {
     }
 
     fn files(&mut self) {
-        let tls = self.config.listen.tls.as_ref();
+        let (tls, admin) = (self.config.listen.tls.as_ref(), self.config.admin.tls.as_ref());
         let upstream = &self.config.upstream;
         let files = [
             ("listen.tls.cert_file", tls.map(|tls| &tls.cert_file)),
             ("listen.tls.key_file", tls.map(|tls| &tls.key_file)),
             ("listen.tls.client_ca_file", tls.and_then(|tls| tls.client_ca_file.as_ref())),
+            ("admin.tls.cert_file", admin.map(|tls| &tls.cert_file)),
+            ("admin.tls.key_file", admin.map(|tls| &tls.key_file)),
+            ("admin.tls.client_ca_file", admin.and_then(|tls| tls.client_ca_file.as_ref())),
             ("upstream.ca_file", upstream.ca_file.as_ref()),
             ("upstream.cert_file", upstream.cert_file.as_ref()),
             ("upstream.key_file", upstream.key_file.as_ref()),

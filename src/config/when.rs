@@ -22,6 +22,8 @@ pub struct When {
     /// Its application: `app` in the transaction metadata, or else the user agent that its driver was given, without what stands behind
     /// a slash; with `*` at the end, the beginning of it.
     pub application: Option<String>,
+    /// The address of its client, or a range of them: `10.1.2.3`, `10.0.0.0/8` or `fd00::/8`.
+    pub address: Option<String>,
     /// The name of its database; with `*` at the end, the beginning of it.
     pub database: Option<String>,
 }

@@ -53,7 +53,7 @@ pub(super) const TEXTS: Procedure = Procedure {
     says: "Texts that write, the user's own, most rows first (at most 1,000).",
     rows: |asking, _| {
         let shared = asking.shared;
-        let texts = shared.coalescer.texts(shared, &asking.principal.id, ROWS);
+        let texts = shared.coalescer.texts(shared, |id| *id == asking.principal.id, ROWS);
         Ok(texts.into_iter().map(text).collect())
     },
 };
@@ -73,7 +73,7 @@ pub(super) const LANES: Procedure = Procedure {
     ],
     says: "Lanes: writes of one user to one database with the same options; the busiest first (at most 1,000).",
     rows: |asking, _| {
-        let lanes = asking.shared.coalescer.lanes(asking.shared, &asking.principal.id, ROWS);
+        let lanes = asking.shared.coalescer.lanes(asking.shared, |id| *id == asking.principal.id, ROWS);
         Ok(lanes.into_iter().map(lane).collect())
     },
 };

@@ -1,6 +1,5 @@
 //! What the guard does: breakers and limits.
 
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use bolt_wire::packstream::Value;
@@ -97,15 +96,5 @@ fn limit(report: &LimitReport, user: &str) -> Vec<Value> {
 
 /// For whom a count is, as far as this user may know.
 fn key(report: &LimitReport, user: &str) -> Option<String> {
-    let text = || Some(String::from_utf8_lossy(&report.key).into_owned());
-    match report.per {
-        Per::All => None,
-        Per::Principal => text().filter(|name| name == user),
-        Per::Database | Per::Application => text(),
-        Per::Address => match (<[u8; 4]>::try_from(&*report.key), <[u8; 16]>::try_from(&*report.key)) {
-            (Ok(four), _) => Some(IpAddr::from(four).to_string()),
-            (_, Ok(sixteen)) => Some(IpAddr::from(sixteen).to_string()),
-            _ => None,
-        },
-    }
+    report.named().filter(|name| report.per != Per::Principal || name == user)
 }

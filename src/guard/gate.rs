@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -29,10 +29,16 @@ pub(crate) enum Priority {
 pub(crate) struct Seat {
     /// Whose.
     pub(crate) state: Arc<State>,
-    /// So many there are.
-    pub(crate) most: u32,
+    /// So many there are, now.
+    pub(crate) most: Arc<AtomicU32>,
     /// The limit's name.
     pub(crate) rule: Arc<str>,
+}
+
+impl Seat {
+    fn is_free(&self) -> bool {
+        self.state.in_flight() < self.most.load(Ordering::Relaxed)
+    }
 }
 
 /// What a request needs to get in.
@@ -51,9 +57,10 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// The limits whose seats are taken, for people.
     pub(crate) fn full(&self) -> String {
-        let full = self.seats.iter().filter(|seat| seat.state.in_flight() >= seat.most);
-        let names: Vec<String> =
-            full.map(|seat| format!("`{}` (max_in_flight {})", seat.rule, seat.most)).collect();
+        let full = self.seats.iter().filter(|seat| !seat.is_free());
+        let names: Vec<String> = full
+            .map(|seat| format!("`{}` (max_in_flight {})", seat.rule, seat.most.load(Ordering::Relaxed)))
+            .collect();
         if names.is_empty() { "its limits".to_owned() } else { names.join(" and ") }
     }
 }
@@ -184,8 +191,7 @@ impl Gate {
 
 /// Takes all seats, or none.
 fn take(seats: &[Seat]) -> bool {
-    let free = |seat: &Seat| seat.state.in_flight() < seat.most;
-    if !seats.iter().all(free) {
+    if !seats.iter().all(Seat::is_free) {
         return false;
     }
     for seat in seats {
@@ -348,7 +354,7 @@ mod tests {
     use super::*;
 
     fn seat(most: u32) -> Seat {
-        Seat { state: Arc::default(), most, rule: "rule".into() }
+        Seat { state: Arc::default(), most: Arc::new(AtomicU32::new(most)), rule: "rule".into() }
     }
 
     fn ticket(user: &str, seats: &[&Seat]) -> Ticket {

@@ -14,6 +14,8 @@ pub(crate) struct GuardMetrics {
     pub(crate) limited: IntCounterVec,
     /// Statements that failed for a passing reason, by what became of them.
     pub(crate) retries: IntCounterVec,
+    /// What `guard.adaptive` has found.
+    pub(crate) adaptive: IntGauge,
     /// Requests at the gate.
     pub(crate) waiting: IntGauge,
     /// How long they wait there.
@@ -43,6 +45,10 @@ impl GuardMetrics {
                 "sidebolt_retries_total",
                 "Auto-commit statements that failed for a passing reason: run again (done), or not, because retry.budget was used up (refused).",
                 &["outcome"],
+            ),
+            adaptive: b.gauge(
+                "sidebolt_guard_adaptive_limit",
+                "Requests that guard.adaptive lets be at Neo4j at once; 0 while it is off.",
             ),
             waiting: b.gauge(
                 "sidebolt_guard_waiting",

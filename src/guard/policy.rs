@@ -2,16 +2,18 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::adaptive::Adaptive;
 use super::bucket::Quota;
 use super::budget::Budget;
 use super::gate::{Gate, Priority, Seat, Ticket};
 use super::keyed::{Keyed, State};
+use super::pressure::Pressure;
 use super::rules::Access;
 use crate::config::{Config, Limit, Per};
 use crate::failure::Refusal;
@@ -26,6 +28,8 @@ pub(crate) struct Guard {
     pub(crate) gate: Arc<Gate>,
     /// What may be run again.
     pub(crate) budget: Budget,
+    /// Sidebolt's own memory.
+    pub(crate) pressure: Pressure,
     epoch: Instant,
 }
 
@@ -38,14 +42,19 @@ pub(crate) struct Policy {
     costs: Rules,
     /// Who may run what.
     pub(crate) access: Access,
+    /// What `guard.adaptive` has found out, whether it is on or not.
+    pub(crate) adaptive: Arc<Adaptive>,
 }
+
+/// The name of the limit that `guard.adaptive` sets.
+const ADAPTIVE: &str = "guard.adaptive";
 
 /// A limit with what it counts.
 struct Compiled {
     name: Arc<str>,
     per: Per,
     rate: Option<(Quota, String)>,
-    most: Option<u32>,
+    most: Option<Arc<AtomicU32>>,
     keyed: Arc<Keyed>,
 }
 
@@ -79,6 +88,23 @@ pub(crate) struct LimitReport {
     pub(crate) state: Arc<State>,
 }
 
+impl LimitReport {
+    /// For whom it is, in words; none = for all.
+    pub(crate) fn named(&self) -> Option<String> {
+        match self.per {
+            Per::All => None,
+            Per::Principal | Per::Database | Per::Application => {
+                Some(String::from_utf8_lossy(&self.key).into_owned())
+            }
+            Per::Address => match (<[u8; 4]>::try_from(&*self.key), <[u8; 16]>::try_from(&*self.key)) {
+                (Ok(four), _) => Some(IpAddr::from(four).to_string()),
+                (_, Ok(sixteen)) => Some(IpAddr::from(sixteen).to_string()),
+                _ => None,
+            },
+        }
+    }
+}
+
 impl Guard {
     /// A guard for this configuration.
     pub(crate) fn new(config: &Arc<Config>) -> Self {
@@ -87,6 +113,7 @@ impl Guard {
             compiling: Mutex::default(),
             gate: Arc::default(),
             budget: Budget::default(),
+            pressure: Pressure::default(),
             epoch: Instant::now(),
         }
     }
@@ -105,6 +132,13 @@ impl Guard {
         let policy = Arc::new(Policy::new(config, Some(&policy)));
         self.policy.store(Arc::clone(&policy));
         policy
+    }
+
+    /// The number that `guard.adaptive` has found; 0 while it is off.
+    pub(crate) fn adaptive(&self) -> i64 {
+        let policy = self.policy.load();
+        let most = policy.adaptive.most.load(Ordering::Relaxed);
+        if policy.config.guard.adaptive { most.into() } else { 0 }
     }
 
     /// Nanoseconds since it was made.
@@ -129,12 +163,21 @@ impl Guard {
                 key,
                 rate: limit.rate.as_ref().map(|(_, text)| text.clone()),
                 burst: limit.rate.as_ref().map(|(quota, _)| (quota.burst, state.bucket.left(*quota, now))),
-                most: limit.most,
+                most: limit.most.as_ref().map(|most| most.load(Ordering::Relaxed)),
                 state,
             });
             rows.collect::<Vec<_>>()
         };
-        policy.limits.iter().flat_map(report).collect()
+        let adaptive = policy.config.guard.adaptive.then(|| LimitReport {
+            name: ADAPTIVE.into(),
+            per: Per::All,
+            key: Box::default(),
+            rate: None,
+            burst: None,
+            most: Some(policy.adaptive.most.load(Ordering::Relaxed)),
+            state: Arc::clone(&policy.adaptive.state),
+        });
+        policy.limits.iter().flat_map(report).chain(adaptive).collect()
     }
 }
 
@@ -152,7 +195,7 @@ impl Policy {
                 let burst = limit.burst.unwrap_or_else(|| rate.of_a_second());
                 (Quota::new(rate.interval(), burst), rate.to_string())
             }),
-            most: limit.max_in_flight,
+            most: limit.max_in_flight.map(|most| Arc::new(AtomicU32::new(most))),
             keyed: known(limit).unwrap_or_default(),
         };
         Self {
@@ -160,6 +203,7 @@ impl Policy {
             limited: Rules::new(guard.limits.iter().map(|limit| (&limit.when, Doubt::Counts))),
             costs: Rules::new(guard.costs.iter().map(|cost| (&cost.when, Doubt::Counts))),
             access: Access::new(guard),
+            adaptive: before.map(|before| Arc::clone(&before.adaptive)).unwrap_or_default(),
             config: Arc::clone(config),
         }
     }
@@ -224,9 +268,16 @@ impl Policy {
                 taken.push((Arc::clone(&state), *quota));
             }
             state.admitted.fetch_add(1, Ordering::Relaxed);
-            if let Some(most) = limit.most {
-                seats.push(Seat { state, most, rule: Arc::clone(&limit.name) });
+            if let Some(most) = &limit.most {
+                seats.push(Seat { state, most: Arc::clone(most), rule: Arc::clone(&limit.name) });
             }
+        }
+        if self.config.guard.adaptive {
+            seats.push(Seat {
+                state: Arc::clone(&self.adaptive.state),
+                most: Arc::clone(&self.adaptive.most),
+                rule: ADAPTIVE.into(),
+            });
         }
         Ok((!seats.is_empty()).then(|| Ticket {
             seats: seats.into(),

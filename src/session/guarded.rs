@@ -35,6 +35,8 @@ pub(super) struct Guarded {
     pub(super) begun: bool,
     /// The exchange's results may have so many rows and bytes.
     pub(super) counts_results: bool,
+    /// When the last RUN went to Neo4j, if its time is of interest.
+    sent: Option<Instant>,
     /// What the present result has.
     rows: u64,
     bytes: u64,
@@ -113,6 +115,7 @@ impl Guarded {
             expired: false,
             begun: false,
             counts_results: false,
+            sent: None,
             rows: 0,
             bytes: 0,
         }
@@ -122,6 +125,20 @@ impl Guarded {
     fn forget(&mut self) {
         (self.ticket, self.transaction, self.begun, self.counts_results) = (None, None, false, false);
         self.result_begins();
+    }
+
+    /// A RUN goes to Neo4j.
+    pub(super) fn time(&mut self) {
+        self.sent = self.policy.config.guard.adaptive.then(Instant::now);
+    }
+
+    /// A result, or a part of it, is there.
+    pub(super) fn timed(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            let config = &self.policy.config;
+            let largest = u32::try_from(config.pool.max_connection_pool_size).unwrap_or(u32::MAX);
+            self.policy.adaptive.answered(sent.elapsed(), config.guard.adaptive_tolerance, largest);
+        }
     }
 
     /// A statement's answer has come: what follows is its result.
@@ -165,7 +182,7 @@ impl Session {
         let policy = Arc::clone(&self.guarded.policy);
         let measured =
             if message.tag == Tag::RUN { self.measure(&policy, message.extent, false) } else { Ok(()) };
-        match measured.and_then(|()| self.weigh(&policy, message)) {
+        match self.fits(&policy).and(measured).and_then(|()| self.weigh(&policy, message)) {
             Ok((ticket, read_only)) => {
                 self.guarded.ticket = ticket;
                 Some(self.bind(&policy, message, read_only))
@@ -189,7 +206,9 @@ impl Session {
         let measured = if tag == Tag::RUN { self.measure(&policy, Extent::default(), true) } else { Ok(()) };
         let reads = statement.as_ref().is_some_and(|statement| statement.reads_only);
         self.guarded.counts_results = policy.config.guard.bounds_results() && (tag == Tag::BEGIN || reads);
-        let judged = measured
+        let judged = self
+            .fits(&policy)
+            .and(measured)
             .and_then(|()| self.count(&policy, statement.as_deref(), &MapView::EMPTY))
             .and_then(|(ticket, read_only)| {
                 // Its access mode comes behind its parameters: it cannot be changed.
@@ -223,6 +242,7 @@ impl Session {
             statement: statement.as_deref(),
             reads: begun.is_some_and(|begun| begun.reads),
             principal: &principal.name,
+            address: Some(self.registration.peer.ip().to_canonical()),
             application: begun.map_or(&self.profile.application, |begun| &begun.application),
             database: begun.and_then(|begun| begun.database.as_deref()),
         };
@@ -237,6 +257,14 @@ impl Session {
         self.machine.forwarded(Tag::RUN);
         self.fail_local(&refusal.to_failure());
         Ruled::Refused
+    }
+
+    /// Whether there is memory for another request.
+    fn fits(&self, policy: &Policy) -> Result<(), Refusal> {
+        match self.shared.guard.pressure.is_high() {
+            Some(used) => Err(Refusal::Memory { used, most: policy.config.guard.max_memory }),
+            None => Ok(()),
+        }
     }
 
     /// Whether the RUN at the start of `inbuf` is small enough.
@@ -375,6 +403,7 @@ impl Session {
             statement,
             reads: extra.string("mode") == Some("r"),
             principal: &principal.name,
+            address: Some(self.registration.peer.ip().to_canonical()),
             application: self.application(extra),
             database: database.as_deref(),
         };

@@ -254,6 +254,7 @@ impl Session {
             _ if expected.own => {}
             Tag::BEGIN => self.reads.learn(&summary, payload),
             Tag::RUN => self.guarded.result_begins(),
+            Tag::PULL | Tag::DISCARD => self.guarded.timed(),
             _ => {}
         }
         let mut kept = Vec::new();

@@ -118,6 +118,7 @@ impl Session {
     fn pass_on(&mut self, message: Message) {
         match message.tag {
             Tag::RUN => {
+                self.guarded.time();
                 self.watch(message.extent);
                 self.note_ask(message.extent, false);
                 self.fill_in_transaction(message);

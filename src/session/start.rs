@@ -171,6 +171,7 @@ impl Session {
         self.machine.forwarded(message.tag);
         self.watch_sent(message);
         if message.tag == Tag::RUN {
+            self.guarded.time();
             self.keep_for_again(message);
         }
         self.inbuf.advance(message.extent.wire);

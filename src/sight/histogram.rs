@@ -62,6 +62,30 @@ impl Histogram {
     }
 }
 
+/// What a histogram had when it was looked at last.
+#[derive(Debug, Default)]
+pub(crate) struct Since {
+    seen: Vec<u32>,
+}
+
+impl Since {
+    /// What it has got since then: steps in order.
+    pub(crate) fn steps(&mut self, histogram: &Histogram) -> Vec<(usize, u64)> {
+        let mut steps = Vec::new();
+        histogram.each(|at, count| {
+            if self.seen.len() <= at {
+                self.seen.resize(at + 1, 0);
+            }
+            let Some(last) = self.seen.get_mut(at) else { return };
+            let more = count.wrapping_sub(std::mem::replace(last, count));
+            if more > 0 {
+                steps.push((at, u64::from(more)));
+            }
+        });
+        steps
+    }
+}
+
 fn empty() -> Octave {
     Box::new([const { AtomicU32::new(0) }; STEPS])
 }

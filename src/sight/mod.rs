@@ -1,10 +1,12 @@
 //! What was asked and how it went: top queries, slow ones and why they are.
 
 mod advice;
+mod advise;
 mod alerts;
 mod baseline;
 mod explain;
 mod histogram;
+mod history;
 mod metrics;
 mod moment;
 mod outcome;
@@ -17,9 +19,11 @@ mod tests;
 mod watchman;
 
 pub(crate) use advice::Plan;
+pub(crate) use advise::advise;
 pub(crate) use alerts::{Alert, keep_telling};
 pub(crate) use baseline::{Baseline, Level};
 pub(crate) use explain::keep_explaining;
+pub(crate) use history::{History, Period};
 pub(crate) use metrics::SightMetrics;
 pub(crate) use moment::moment;
 pub(crate) use outcome::{Answered, Outcome};
@@ -103,6 +107,7 @@ pub(crate) struct Sight {
     /// How long everything takes.
     all: Histogram,
     pub(crate) resources: Resources,
+    pub(crate) history: History,
     started: Instant,
 }
 
@@ -118,6 +123,7 @@ impl Sight {
             alerts: Alerts::default(),
             all: Histogram::default(),
             resources: Resources::default(),
+            history: History::default(),
             started: Instant::now(),
         }
     }

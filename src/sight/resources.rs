@@ -6,7 +6,7 @@ use std::fs;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::histogram::{Histogram, quantiles};
+use super::histogram::{Histogram, Since, quantiles};
 
 /// Seconds that are kept.
 const KEPT: usize = 3600;
@@ -84,7 +84,7 @@ struct Inner {
     samples: VecDeque<Sample>,
     totals: Option<Totals>,
     requests: Requests,
-    times: Vec<u32>,
+    times: Since,
 }
 
 impl Resources {
@@ -106,7 +106,7 @@ impl Resources {
         sample.failures = more(requests.failures, before.failures);
         sample.cached = more(requests.cached, before.cached);
         sample.batched = more(requests.batched, before.batched);
-        let steps = inner.times_since(times);
+        let steps = inner.times.steps(times);
         let [p50, p95, p99] = quantiles(&steps, [0.5, 0.95, 0.99]).unwrap_or_default();
         [sample.p50_ms, sample.p95_ms, sample.p99_ms] = [p50, p95, p99].map(|time| time as f32 / 1e6);
         if inner.samples.len() >= KEPT {
@@ -124,24 +124,6 @@ impl Resources {
     /// Seconds of CPU that this process has used.
     pub(crate) fn cpu_seconds(&self) -> f64 {
         self.inner.lock().totals.map_or(0.0, |totals| totals.process_seconds)
-    }
-}
-
-impl Inner {
-    /// What a histogram has got since the last second.
-    fn times_since(&mut self, times: &Histogram) -> Vec<(usize, u64)> {
-        let mut steps = Vec::new();
-        times.each(|at, count| {
-            if self.times.len() <= at {
-                self.times.resize(at + 1, 0);
-            }
-            let Some(last) = self.times.get_mut(at) else { return };
-            let more = count.wrapping_sub(std::mem::replace(last, count));
-            if more > 0 {
-                steps.push((at, u64::from(more)));
-            }
-        });
-        steps
     }
 }
 

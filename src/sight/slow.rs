@@ -80,6 +80,7 @@ impl Thresholds {
             statement: Some(finished.statement),
             reads: false,
             principal: &finished.principal.name,
+            address: finished.client.map(|client| client.ip().to_canonical()),
             application: finished.application,
             database: finished.database.map(|name| &**name),
         };

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::alerts::Alert;
 use super::baseline::{Change, Found, Kept, Level};
+use super::history::Keeper;
 use super::queries::Row;
 use super::resources::Sample;
 use super::slow::Wanted;
@@ -31,8 +32,10 @@ const LARGEST: u64 = 64 << 20;
 
 /// Watches until the end.
 pub(crate) async fn keep_watch(shared: Arc<Shared>, health: Arc<Health>, end: CancellationToken) {
-    let mut watchman = Watchman { shared, health, tick: 0, step: 0, silent: 0, written: None };
+    let mut watchman =
+        Watchman { shared, health, tick: 0, step: 0, silent: 0, written: None, keeper: Keeper::default() };
     watchman.restore().await;
+    watchman.keeper.open(&watchman.shared).await;
     let work = async {
         let mut every = tokio::time::interval(TICK);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -42,6 +45,7 @@ pub(crate) async fn keep_watch(shared: Arc<Shared>, health: Arc<Health>, end: Ca
         }
     };
     let _ = end.run_until_cancelled(work).await;
+    watchman.keeper.finish(&watchman.shared).await;
     watchman.write().await;
 }
 
@@ -70,6 +74,7 @@ struct Watchman {
     silent: u32,
     /// What was written last.
     written: Option<String>,
+    keeper: Keeper,
 }
 
 impl Watchman {
@@ -82,6 +87,7 @@ impl Watchman {
             self.step += 1;
             self.shared.sight.step(self.step, &config);
         }
+        self.keeper.tick(&self.shared, now() / 1000).await;
         if self.tick.is_multiple_of(WRITES) {
             self.write().await;
         }

@@ -39,6 +39,8 @@ pub(crate) enum Way {
     Unguarded,
     /// Sidebolt with limits that nobody reaches.
     Guarded,
+    /// With a limit that it finds itself.
+    Adaptive,
     /// No proxy, and the writes batched by the client itself.
     ByHand,
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Way {
             Self::Bounded => "Sidebolt, bounded",
             Self::Unguarded => "Sidebolt, no limits",
             Self::Guarded => "Sidebolt, limits",
+            Self::Adaptive => "Sidebolt, adaptive",
             Self::ByHand => "UNWIND by hand",
         })
     }

@@ -114,7 +114,6 @@ impl Model {
     /// If graph or features do not fit the model, or the caller cancelled.
     pub fn forward(&self, graph: &Csr, features: &Matrix, cancel: &Cancel) -> Result<Matrix, Error> {
         self.check(graph, features)?;
-        features.check_finite("features")?;
         let hearing = self.hearing(graph);
         let values = self.stack(|_| hearing, graph.nodes(), features.values(), cancel)?;
         Matrix::new(graph.nodes(), self.config.embedding_dimension(), values)
@@ -203,6 +202,7 @@ impl Model {
             );
             return Err(Error::argument("features", problem));
         }
+        features.check_finite("features")?;
         if let Some(width) = self.config.edge_dim.filter(|width| *width != graph.edge_width()) {
             let problem = format!(
                 "give {} numbers an edge, but model `{}` reads {width}",

@@ -23,11 +23,29 @@ use crate::transport::Transport;
 /// The certificate that clients see, and what is asked of theirs.
 #[derive(Debug)]
 pub struct TlsAcceptor {
+    port: Port,
     loaded: ArcSwapOption<ServerConfig>,
     /// What the newest attempt saw, so that a bad file is tried and reported once.
     seen: Mutex<Seen>,
     reloads: AtomicU64,
     failures: AtomicU64,
+}
+
+/// Whose settings they are, for what is said about them.
+#[derive(Clone, Copy, Debug)]
+enum Port {
+    Listen,
+    Admin,
+}
+
+impl Port {
+    /// The keys of certificate, key and clients' CAs.
+    fn keys(self) -> [&'static str; 3] {
+        match self {
+            Self::Listen => ["listen.tls.cert_file", "listen.tls.key_file", "listen.tls.client_ca_file"],
+            Self::Admin => ["admin.tls.cert_file", "admin.tls.key_file", "admin.tls.client_ca_file"],
+        }
+    }
 }
 
 /// The settings and what was in their files.
@@ -38,11 +56,21 @@ struct Seen {
 }
 
 impl TlsAcceptor {
-    /// Reads the files; `None` = TLS is off.
+    /// Reads the files of `listen.tls`; `None` = TLS is off.
     pub fn load(settings: Option<&ListenTls>) -> Result<Self, TlsError> {
+        Self::of(Port::Listen, settings)
+    }
+
+    /// The same for `admin.tls`.
+    pub fn for_admin(settings: Option<&ListenTls>) -> Result<Self, TlsError> {
+        Self::of(Port::Admin, settings)
+    }
+
+    fn of(port: Port, settings: Option<&ListenTls>) -> Result<Self, TlsError> {
         let seen = Seen::now(settings);
-        let loaded = settings.map(server_config).transpose()?;
+        let loaded = settings.map(|settings| server_config(settings, port)).transpose()?;
         Ok(Self {
+            port,
             loaded: ArcSwapOption::new(loaded),
             seen: Mutex::new(seen),
             reloads: AtomicU64::new(0),
@@ -59,7 +87,7 @@ impl TlsAcceptor {
             return Ok(false);
         }
         *last = seen;
-        match settings.map(server_config).transpose() {
+        match settings.map(|settings| server_config(settings, self.port)).transpose() {
             Ok(loaded) => {
                 // A new configuration has new session tickets: nobody resumes past a changed CA.
                 self.loaded.store(loaded);
@@ -91,13 +119,16 @@ impl TlsAcceptor {
     /// The TLS handshake with a client whose `first` bytes were already read.
     pub async fn accept(&self, tcp: TcpStream, first: &[u8]) -> io::Result<Transport> {
         let Some(loaded) = self.loaded.load_full() else {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "listen.tls is not set"));
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS is off"));
         };
         let acceptor = tokio_rustls::TlsAcceptor::from(loaded);
         let mut replayed = Ok(0);
         let handshake = acceptor.accept_with(tcp, |session| {
             let mut first = first;
-            replayed = session.read_tls(&mut first);
+            // Nothing would count as the end of the stream.
+            if !first.is_empty() {
+                replayed = session.read_tls(&mut first);
+            }
         });
         replayed?;
         match handshake.into_fallible().await {
@@ -145,7 +176,8 @@ fn contents(path: &Path) -> Option<blake3::Hash> {
     Some(hasher.finalize())
 }
 
-fn server_config(settings: &ListenTls) -> Result<Arc<ServerConfig>, TlsError> {
+fn server_config(settings: &ListenTls, port: Port) -> Result<Arc<ServerConfig>, TlsError> {
+    let [cert_file, key_file, client_ca_file] = port.keys();
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -153,15 +185,15 @@ fn server_config(settings: &ListenTls) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = match &settings.client_ca_file {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let roots = Arc::new(ca_file(path, "listen.tls.client_ca_file")?);
+            let roots = Arc::new(ca_file(path, client_ca_file)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .build()
                 .map_err(|error| TlsError::BadCa { path: path.clone(), reason: error.to_string() })?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let chain = certificates(&settings.cert_file, "listen.tls.cert_file")?;
-    let key = private_key(&settings.key_file, "listen.tls.key_file")?;
+    let chain = certificates(&settings.cert_file, cert_file)?;
+    let key = private_key(&settings.key_file, key_file)?;
     let server = builder.with_single_cert(chain, key).map_err(|error| TlsError::BadPair {
         cert: settings.cert_file.clone(),
         key: settings.key_file.clone(),

@@ -27,6 +27,8 @@ pub enum Trust {
     Any,
     /// Those that the CAs in this PEM file have signed.
     CaFile(PathBuf),
+    /// The first certificate in this PEM file and no other, whatever its names and signatures are.
+    Only(PathBuf),
 }
 
 /// Client side: connections to Neo4j. Cheap to clone.
@@ -47,7 +49,13 @@ impl TlsConnector {
             Trust::System => builder.with_root_certificates(system_cas()?),
             Trust::CaFile(path) => builder.with_root_certificates(ca_file(path, "upstream.ca_file")?),
             Trust::Any => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+                let verifier = ServerCertificate { provider, only: None };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+            Trust::Only(path) => {
+                let only = certificates(path, "the certificate to be believed")?.into_iter().next();
+                let verifier = ServerCertificate { provider, only };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
         };
         let client = match own {
@@ -136,20 +144,28 @@ fn system_cas() -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Believes every certificate; the proof that the server owns its key is still checked.
+/// Believes every certificate, or only one; the proof that the server owns its key is still checked.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+struct ServerCertificate {
+    provider: Arc<CryptoProvider>,
+    only: Option<CertificateDer<'static>>,
+}
 
-impl ServerCertVerifier for AnyCertificate {
+impl ServerCertVerifier for ServerCertificate {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        match &self.only {
+            Some(only) if only != end_entity => {
+                Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -158,7 +174,7 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -167,10 +183,10 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -310,7 +310,8 @@ fn overload(settings: &Settings, findings: &mut Findings) -> Result<()> {
     const WAIT: Duration = Duration::from_millis(250);
     let more =
         format!("{NONE}guard:\n  max_wait: 250ms\n  limits: [{{name: all, max_in_flight: {SEATS}}}]\n");
-    let ways = [(Way::Unguarded, NONE), (Way::Guarded, more.as_str())];
+    let adaptive = format!("{NONE}guard:\n  max_wait: 1s\n  adaptive: true\n");
+    let ways = [(Way::Unguarded, NONE), (Way::Guarded, more.as_str()), (Way::Adaptive, adaptive.as_str())];
     let arena = Arena::of_sidebolts(settings.neo4j, &ways, 100, &settings.programs)?;
     let request = Request::query(
         "UNWIND range(1, 20000) AS x WITH x WHERE x % 7 = 0 RETURN sum(x) AS s",
@@ -340,6 +341,14 @@ fn overload(settings: &Settings, findings: &mut Findings) -> Result<()> {
     for target in &arena.targets {
         let outcome = crowd_of(*target)?;
         row(target.way, 200, &outcome);
+        if target.way == Way::Adaptive {
+            findings.verdicts.push(Verdict::at_least(
+                "guard, adaptive: answered under overload, of the peak",
+                0.9,
+                Some(outcome.rate() / peak.rate()),
+                "×",
+            ));
+        }
         if target.way == Way::Guarded {
             let service = micros(peak.answered.quantile(0.99));
             let bound = micros(WAIT) + 3.0 * service;

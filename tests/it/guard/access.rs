@@ -193,3 +193,19 @@ async fn one_user_may_only_read() {
     assert!(reporter.query("CREATE (:X)").await.is_ok());
     sidebolt.at_rest().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_may_be_kept_out() {
+    let (peer, sidebolt) = start(|config| {
+        config.guard.rules = vec![
+            rule(Action::Deny, |w| w.address = text("10.0.0.0/8")),
+            rule(Action::Deny, |w| (w.address, w.label) = (text("127.0.0.0/8"), text("Secret"))),
+        ];
+    })
+    .await;
+    let mut client = login(&sidebolt, "ada").await;
+    refused_as(&mut client, &[run("MATCH (n:Secret) RETURN n"), pull_all()], FORBIDDEN).await;
+    assert!(client.query("MATCH (n:Open) RETURN n").await.is_ok());
+    assert_eq!(peer.statements().len(), 1);
+    sidebolt.at_rest().await;
+}

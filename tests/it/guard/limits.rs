@@ -357,3 +357,64 @@ async fn kept_answers_and_batches_need_no_seat() {
         sidebolt.at_rest().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_much_memory_lets_nothing_new_in() {
+    let peer = Peer::start(|_| ()).await;
+    let sidebolt = Sidebolt::start(peer.address, |config| config.guard.max_memory = 1 << 10).await;
+    let mut client = login(&sidebolt, "ada").await;
+    within_async(PATIENCE, "a look", || async {
+        let mut other = login(&sidebolt, "ada").await;
+        other.query("RETURN 1").await.is_err()
+    })
+    .await;
+    let message = refused(&mut client).await;
+    assert!(message.contains("guard.max_memory") && message.contains("1024 at most"), "{message}");
+    sidebolt.reconfigure(|config| config.guard.max_memory = 0);
+    within_async(PATIENCE, "relief", || async {
+        let mut other = login(&sidebolt, "ada").await;
+        other.query("RETURN 1").await.is_ok()
+    })
+    .await;
+    assert!(client.query("RETURN 1").await.is_ok(), "its connection stays");
+    sidebolt.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_neo4j_can_do_with_is_found_out() {
+    for neo4j in Neo4j::all("guard::what_neo4j_can_do_with_is_found_out") {
+        let sidebolt = Sidebolt::start(&neo4j.address, |config| {
+            config.guard.adaptive = true;
+            config.guard.max_wait = PATIENCE;
+            config.cache.enabled = false;
+        })
+        .await;
+        assert_eq!(sidebolt.metric("sidebolt_guard_adaptive_limit", "").await, 20.0);
+        let mut clients = tokio::task::JoinSet::new();
+        for at in 0..40 {
+            let mut client = Client::login(sidebolt.address, V, Neo4j::USER, &neo4j.password).await;
+            clients.spawn(async move {
+                for turn in 0..25 {
+                    let work = format!(
+                        "UNWIND range(1, 20000) AS x WITH x WHERE x % 7 = {} RETURN count(x)",
+                        turn % 7
+                    );
+                    // Half of them in transactions.
+                    if at % 2 == 0 {
+                        assert!(client.one(begin()).await.is_success());
+                    }
+                    assert!(client.query(&work).await.is_ok());
+                    if at % 2 == 0 {
+                        assert!(client.one(commit()).await.is_success());
+                    }
+                }
+            });
+        }
+        while let Some(done) = clients.join_next().await {
+            done.expect("a client's work is done");
+        }
+        let found = sidebolt.metric("sidebolt_guard_adaptive_limit", "").await;
+        assert!((2.0..=100.0).contains(&found) && found != 20.0, "{found}");
+        sidebolt.at_rest().await;
+    }
+}

@@ -1,5 +1,6 @@
 //! What the tests share: clients, peers, servers, deadlines.
 
+pub mod browser;
 pub mod message;
 pub mod neo4j;
 pub mod proxy;

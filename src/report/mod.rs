@@ -1,17 +1,31 @@
-//! `sidebolt report`: the last hour of a running Sidebolt, as Markdown or JSON.
+//! `sidebolt report`: the last hour of a running Sidebolt, or its last day, week or month, as Markdown, HTML or JSON.
 
-use std::fmt::Write as _;
+mod page;
+mod period;
+
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::cli::{ReportArgs, request};
+use self::page::Page;
+use crate::admin::request;
+use crate::cli::ReportArgs;
 
 /// Prints the report.
 pub async fn report(args: &ReportArgs) -> ExitCode {
-    match gather(args).await {
+    let period = args.period();
+    let gathered = match period {
+        Some(name) => ask(args, &format!("/api/report?period={name}")).await,
+        None => gather(args).await,
+    };
+    match gathered {
         Ok(report) => {
-            let text = if args.json { format!("{report:#}") } else { markdown(&report) };
+            let page = || if period.is_some() { period::page(&report) } else { hour(&report) };
+            let text = match (args.json, args.html) {
+                (true, _) => format!("{report:#}"),
+                (_, true) => page().html(),
+                _ => page().markdown(),
+            };
             println!("{}", text.trim_end());
             ExitCode::SUCCESS
         }
@@ -22,11 +36,13 @@ pub async fn report(args: &ReportArgs) -> ExitCode {
     }
 }
 
+async fn ask(args: &ReportArgs, path: &str) -> Result<Value, String> {
+    let text = request(&args.admin, &args.config, path, None).await?;
+    serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))
+}
+
 async fn gather(args: &ReportArgs) -> Result<Value, String> {
-    let read = async |path: &str| {
-        let text = request(&args.admin, &args.config, path, None).await?;
-        serde_json::from_str::<Value>(&text).map_err(|error| format!("{path}: {error}"))
-    };
+    let read = async |path: &str| ask(args, path).await;
     let resources = read("/api/resources?seconds=3600").await?;
     let overview = read("/api/overview").await?;
     let most: f64 = rows(&overview["pools"]).iter().map(|pool| number(&pool["most"])).sum();
@@ -109,87 +125,81 @@ fn growth(seconds: &[Value], name: &str) -> f64 {
     both / own * 3600.0
 }
 
-/// One line for a table: no bars and no breaks.
-fn plain(value: &Value) -> String {
-    let text = value.as_str().unwrap_or_default();
-    text.chars().map(|c| if c == '|' || c.is_control() { ' ' } else { c }).collect()
+/// A text; nothing where there is none.
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
 
-fn markdown(report: &Value) -> String {
-    let mut out = String::new();
-    let (overview, load, capacity) = (&report["overview"], &report["load"], &report["capacity"]);
+/// The last hour as a page.
+fn hour(report: &Value) -> Page {
+    let mut page = Page::default();
+    let (overview, load) = (&report["overview"], &report["load"]);
     let all = &load["all"];
-    let _ = writeln!(out, "# Sidebolt, {}\n", plain(&overview["time"]));
-    let _ = writeln!(
-        out,
-        "{} · {:.0} s are looked at · {:.0} requests, {:.0} failed, {:.0} from the cache, {:.0} in batches\n",
-        plain(&overview["upstream"]),
+    page.title(format!("Sidebolt, {}", text(&overview["time"])));
+    page.sentence(format!(
+        "{} · {:.0} s are looked at · {:.0} requests, {:.0} failed, {:.0} from the cache, {:.0} in batches",
+        text(&overview["upstream"]),
         number(&all["seconds"]),
         number(&all["requests"]),
         number(&all["failures"]),
         number(&all["cached"]),
         number(&all["batched"])
-    );
-    out.push_str(
-        "## Load\n\n| seconds | requests | failed | worst p50 ms | worst p99 ms |\n|---|---|---|---|---|\n",
-    );
-    for part in rows(&load["parts"]) {
-        let [seconds, requests, failures, p50, p99] =
-            ["seconds", "requests", "failures", "worstP50Ms", "worstP99Ms"].map(|name| number(&part[name]));
-        let _ = writeln!(out, "| {seconds:.0} | {requests:.0} | {failures:.0} | {p50:.2} | {p99:.2} |");
-    }
-    out.push_str("\n## Alerts\n\n");
-    let (active, past) = (rows(&report["alerts"]["active"]), rows(&report["alerts"]["past"]));
-    if active.is_empty() && past.is_empty() {
-        out.push_str("None.\n");
-    }
-    for alert in active.iter().chain(past) {
-        let [level, since, message] = ["level", "since", "message"].map(|name| plain(&alert[name]));
+    ));
+    page.heading("Load");
+    let row = |part: &Value| {
+        let [seconds, requests, failures] =
+            ["seconds", "requests", "failures"].map(|name| format!("{:.0}", number(&part[name])));
+        let [p50, p99] = ["worstP50Ms", "worstP99Ms"].map(|name| format!("{:.2}", number(&part[name])));
+        [seconds, requests, failures, p50, p99]
+    };
+    let head = ["seconds", "requests", "failed", "worst p50 ms", "worst p99 ms"];
+    page.table(head, rows(&load["parts"]).iter().map(row).collect(), "Nothing was looked at.");
+    page.heading("Alerts");
+    let alerts = [&report["alerts"]["active"], &report["alerts"]["past"]].into_iter().flat_map(rows);
+    let alert = |alert: &Value| {
+        let [level, since, message] = ["level", "since", "message"].map(|name| text(&alert[name]));
         let until = alert["until"].as_str().unwrap_or("now");
-        let _ =
-            writeln!(out, "- **{level}**, {since} to {until}: {message} {}", plain(&alert["query"]["text"]));
-    }
-    out.push_str("\n## Capacity\n\n");
+        format!("{level}, {since} to {until}: {message} {}", text(&alert["query"]["text"]))
+    };
+    page.list(alerts.map(alert).collect(), "None.");
+    page.heading("Capacity");
+    page.sentence(used(&report["capacity"]));
+    page.heading("Queries");
+    let row = |query: &Value| {
+        let [calls, failures] = ["calls", "failures"].map(|name| format!("{:.0}", number(&query[name])));
+        let [total, p50, p99] =
+            ["totalMs", "p50Ms", "p99Ms"].map(|name| format!("{:.2}", number(&query[name])));
+        [text(&query["text"]), calls, total, p50, p99, failures]
+    };
+    let head = ["query", "calls", "total ms", "p50 ms", "p99 ms", "failed"];
+    page.table(head, rows(&report["queries"]).iter().map(row).collect(), "None.");
+    page.heading("What could be done");
+    page.list(recommendations(report), "Nothing is known.");
+    page
+}
+
+/// How much of what there is was used, in words.
+fn used(capacity: &Value) -> String {
     let percent = |name: &str| {
         capacity[name].as_f64().map_or_else(|| "?".to_owned(), |share| format!("{:.0} %", share * 100.0))
     };
-    let _ = writeln!(
-        out,
+    let full = capacity["hoursToFullMemory"].as_f64();
+    format!(
         "At most {} of the connections to Neo4j were in use ({:.0} requests waited), {} of the host's memory, {} of the open files; \
-         the host's memory grows by {:.0} MB an hour{}.\n",
+         the host's memory grows by {:.0} MB an hour{}.",
         percent("poolShare"),
         number(&capacity["poolWaiting"]),
         percent("memoryShare"),
         percent("filesShare"),
         number(&capacity["memoryGrowthBytesPerHour"]) / 1e6,
-        capacity["hoursToFullMemory"]
-            .as_f64()
-            .map_or_else(String::new, |hours| format!(" and is full in {hours} h"))
-    );
-    out.push_str(
-        "## Queries\n\n| query | calls | total ms | p50 ms | p99 ms | failed |\n|---|---|---|---|---|---|\n",
-    );
-    for query in rows(&report["queries"]) {
-        let [calls, total, p50, p99, failures] =
-            ["calls", "totalMs", "p50Ms", "p99Ms", "failures"].map(|name| number(&query[name]));
-        let text = plain(&query["text"]);
-        let _ = writeln!(out, "| {text} | {calls:.0} | {total:.1} | {p50:.2} | {p99:.2} | {failures:.0} |");
-    }
-    out.push_str("\n## What could be done\n\n");
-    let said = recommendations(report);
-    if said.is_empty() {
-        out.push_str("Nothing is known.\n");
-    }
-    for advice in said {
-        let _ = writeln!(out, "- {advice}");
-    }
-    out
+        full.map_or_else(String::new, |hours| format!(" and is full in {hours} h"))
+    )
 }
 
 fn recommendations(report: &Value) -> Vec<String> {
     let mut said = Vec::new();
     for query in rows(&report["queries"]).iter().filter(|query| query["advice"].is_string()) {
-        said.push(format!("{}: {}", plain(&query["text"]), plain(&query["advice"])));
+        said.push(format!("{}: {}", text(&query["text"]), text(&query["advice"])));
     }
     let capacity = &report["capacity"];
     if number(&capacity["poolShare"]) > 0.8 || number(&capacity["poolWaiting"]) > 0.0 {
@@ -241,17 +251,17 @@ mod tests {
             "alerts": {"active": [{"level": "critical", "since": "S", "message": "Slow.", "until": null}], "past": []},
             "queries": [{"text": "MATCH (a|b)", "calls": 3, "advice": "Create the index: CREATE INDEX"}],
         });
-        let page = markdown(&report);
+        let page = hour(&report).markdown();
         for words in [
             "200 requests, 50 failed",
-            "**critical**, S to now: Slow.",
-            "| MATCH (a b) | 3 |",
+            "critical, S to now: Slow.",
+            "| MATCH (a\\|b) | 3 |",
             "full in 1.5 h",
-            "- MATCH (a b): Create the index: CREATE INDEX",
+            "- MATCH (a|b): Create the index: CREATE INDEX",
             "raise pool.max_connection_pool_size",
         ] {
             assert!(page.contains(words), "{words}: {page}");
         }
-        assert!(markdown(&Value::Null).contains("Nothing is known."));
+        assert!(hour(&Value::Null).html().contains("Nothing is known."));
     }
 }
