@@ -49,7 +49,8 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
         async move { BoltClient::connect(&address, options).await }
     };
     let direct = runtime.block_on(client(settings.neo4j))?;
-    let mut world = World { runtime: &runtime, client: runtime.block_on(client(target))?, direct, ids: Vec::new() };
+    let mut world =
+        World { runtime: &runtime, client: runtime.block_on(client(target))?, direct, ids: Vec::new() };
     world.prepare()?;
     let mut findings = Findings::default();
     let mut table = Table::new("CALL gnn.… over Bolt", &["what", "median", "p99"]);
@@ -64,8 +65,17 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
     let connected = made.elapsed();
     let (times, errors) = crowd_asks(&runtime, crowd, &ids);
     let worst = times.iter().copied().max().unwrap_or_default();
-    put(&mut table, &format!("{CROWD} callers at once, one 16-node request each (connected in {connected:.1?})"), &times);
-    findings.verdicts.push(Verdict::at_most(&format!("{CROWD} callers at once: errors"), 0.0, Some(errors as f64), ""));
+    put(
+        &mut table,
+        &format!("{CROWD} callers at once, one 16-node request each (connected in {connected:.1?})"),
+        &times,
+    );
+    findings.verdicts.push(Verdict::at_most(
+        &format!("{CROWD} callers at once: errors"),
+        0.0,
+        Some(errors as f64),
+        "",
+    ));
     findings.notes.push(format!("the last of {CROWD} callers at once was answered after {worst:.2?}"));
     findings.tables.push(table);
     world.clean()?;
@@ -140,10 +150,22 @@ impl World<'_> {
     }
 
     fn clean(&mut self) -> Result<()> {
-        for batch in [format!("MATCH (:{LABEL})-[r]->() WITH r LIMIT 50000 DELETE r RETURN count(*)"), format!("MATCH (n:{LABEL}) WITH n LIMIT 20000 DETACH DELETE n RETURN count(*)")] {
-            while self.directly(&batch, Value::Map(Vec::new()))?.first().and_then(|row| row[0].as_integer()).unwrap_or(0) > 0 {}
+        for batch in [
+            format!("MATCH (:{LABEL})-[r]->() WITH r LIMIT 50000 DELETE r RETURN count(*)"),
+            format!("MATCH (n:{LABEL}) WITH n LIMIT 20000 DETACH DELETE n RETURN count(*)"),
+        ] {
+            while self
+                .directly(&batch, Value::Map(Vec::new()))?
+                .first()
+                .and_then(|row| row[0].as_integer())
+                .unwrap_or(0)
+                > 0
+            {}
         }
-        let names = self.directly(&format!("SHOW INDEXES YIELD name, labelsOrTypes WHERE labelsOrTypes = ['{LABEL}'] RETURN name"), Value::Map(Vec::new()))?;
+        let names = self.directly(
+            &format!("SHOW INDEXES YIELD name, labelsOrTypes WHERE labelsOrTypes = ['{LABEL}'] RETURN name"),
+            Value::Map(Vec::new()),
+        )?;
         for name in names.iter().filter_map(|row| row[0].as_str()) {
             self.directly(&format!("DROP INDEX `{name}`"), Value::Map(Vec::new()))?;
         }
@@ -160,7 +182,10 @@ impl World<'_> {
             self.ask("CALL gnn.graph.drop('sixteen')", Value::Map(Vec::new()))?;
             let since = Instant::now();
             self.directly(&format!("MATCH (n:{LABEL}) RETURN id(n), n.features"), Value::Map(Vec::new()))?;
-            self.directly(&format!("MATCH (a:{LABEL})-[:{LABEL}]->(b) RETURN id(a), id(b)"), Value::Map(Vec::new()))?;
+            self.directly(
+                &format!("MATCH (a:{LABEL})-[:{LABEL}]->(b) RETURN id(a), id(b)"),
+                Value::Map(Vec::new()),
+            )?;
             rows.push(since.elapsed());
         }
         let seconds = |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64));
@@ -182,7 +207,8 @@ impl World<'_> {
             let mut times = Vec::new();
             for call in 0..CALLS {
                 let nodes = some(&self.ids, call * 1000 + count, count);
-                let asked = Value::map([("nodes", Value::List(nodes)), ("seed", Value::Integer(call as i64))]);
+                let asked =
+                    Value::map([("nodes", Value::List(nodes)), ("seed", Value::Integer(call as i64))]);
                 let since = Instant::now();
                 let rows = self.ask(SAMPLED, asked)?;
                 anyhow::ensure!(rows.len() == count, "{} rows", rows.len());
@@ -194,8 +220,18 @@ impl World<'_> {
             findings.verdicts.push(Verdict::at_most(&format!("{count} nodes: p50"), limit, p50, "ms"));
             if count == 64 {
                 let ratio = p50.map(|p50| first.as_secs_f64() * 1e3 / p50);
-                findings.verdicts.push(Verdict::at_most("the first such request, times the median", 1.2, ratio, "×"));
-                findings.verdicts.push(Verdict::at_most("64 nodes: p99", 100.0, quantile(&times, 0.99), "ms"));
+                findings.verdicts.push(Verdict::at_most(
+                    "the first such request, times the median",
+                    1.2,
+                    ratio,
+                    "×",
+                ));
+                findings.verdicts.push(Verdict::at_most(
+                    "64 nodes: p99",
+                    100.0,
+                    quantile(&times, 0.99),
+                    "ms",
+                ));
             }
         }
         let mut times = Vec::new();
@@ -216,21 +252,32 @@ impl World<'_> {
         let mut rates = Vec::new();
         for _ in 0..2 {
             let rows = self.ask(call, Value::Map(Vec::new()))?;
-            let value = |at: usize| rows.first().and_then(|row| row[at].as_integer()).unwrap_or_default() as f64;
+            let value =
+                |at: usize| rows.first().and_then(|row| row[at].as_integer()).unwrap_or_default() as f64;
             rates.push(value(0) / (value(1) / 1e3));
         }
         let written = median(rates);
         let vector: Vec<Value> = (0..128).map(|at| Value::Float(f64::from(at) / 128.0)).collect();
         let since = Instant::now();
         for at in 0..SINGLES {
-            let single = "MATCH (n) WHERE id(n) = $id CALL db.create.setNodeVectorProperty(n, 'embedding', $v)";
+            let single =
+                "MATCH (n) WHERE id(n) = $id CALL db.create.setNodeVectorProperty(n, 'embedding', $v)";
             let values = [("id", Value::Integer(self.ids[at])), ("v", Value::List(vector.clone()))];
             self.directly(single, Value::map(values))?;
         }
         let singles = SINGLES as f64 / since.elapsed().as_secs_f64();
-        table.row(["nodes written a second; one statement a node".to_owned(), number(written.unwrap_or_default()), number(singles)]);
+        table.row([
+            "nodes written a second; one statement a node".to_owned(),
+            number(written.unwrap_or_default()),
+            number(singles),
+        ]);
         findings.verdicts.push(Verdict::at_least("write, 128 numbers each: nodes/s", 8000.0, written, ""));
-        findings.verdicts.push(Verdict::at_least("the same, times one statement a node", 10.0, written.map(|written| written / singles), "×"));
+        findings.verdicts.push(Verdict::at_least(
+            "the same, times one statement a node",
+            10.0,
+            written.map(|written| written / singles),
+            "×",
+        ));
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! `CALL gnn.…` against real Neo4j: graphs, embeddings, writes, and what must not happen.
 
+mod faults;
 mod graphs;
 mod models;
 mod write;
