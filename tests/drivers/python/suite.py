@@ -313,7 +313,7 @@ def gnn(suite, normal):
     if os.environ.get("VIA_SIDEBOLT") != "yes":
         return "as expected"
     with suite.driver.session(fetch_size=2) as s:
-        s.run(f"CREATE (:{RUN} {p: 1})-[:{RUN}]->(:{RUN} {p: 2})-[:{RUN}]->(:{RUN} {p: 3})").consume()
+        s.run(f"CREATE (:{RUN} {{p: 1}})-[:{RUN}]->(:{RUN} {{p: 2}})-[:{RUN}]->(:{RUN} {{p: 3}})").consume()
         s.run("CALL gnn.graph.project($g, $g, $g)", g=RUN).consume()
         rows = list(s.run("CALL gnn.fastRP.stream($g, {embeddingDimension: 4})", g=RUN))
         assert len(rows) == 3 and all(len(row["embedding"]) == 4 for row in rows), rows
