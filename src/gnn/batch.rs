@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::budget::Reserved;
-use super::project::{Graph, blocking};
+use super::graph::Graph;
+use super::project::blocking;
 use super::{GnnMetrics, Trouble};
 use crate::metrics::Metrics;
 

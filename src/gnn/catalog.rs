@@ -13,7 +13,8 @@ use super::Trouble;
 use super::budget::Budget;
 use super::fetch::{Caller, NOTHING};
 use super::fresh::{Known, known};
-use super::project::{self, Graph};
+use super::graph::Graph;
+use super::project;
 use super::spec::Spec;
 
 /// Graphs of all users together.
@@ -48,12 +49,13 @@ impl Named {
     }
 }
 
+type Graphs = HashMap<(Owner, Box<str>), Arc<Named>>;
 type Homes = HashMap<([u8; 32], Option<Box<str>>), (Instant, Box<str>)>;
 
 /// All graphs.
 #[derive(Default)]
 pub(crate) struct Catalog {
-    graphs: Mutex<HashMap<(Owner, Box<str>), Arc<Named>>>,
+    graphs: Mutex<Graphs>,
     homes: Mutex<Homes>,
     versions: AtomicU64,
     pub(crate) budget: Arc<Budget>,
@@ -95,7 +97,7 @@ impl Catalog {
     }
 
     /// Another version of any graph.
-    fn next_version(&self) -> u64 {
+    pub(super) fn next_version(&self) -> u64 {
         self.versions.fetch_add(1, Ordering::Relaxed) + 1
     }
 

@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use super::batch::{Ready, Sampling, Whole};
 use super::embeddings::{everything, vectors};
+use super::graph::Graph;
 use super::graphs::in_words;
 use super::models::Loaded;
-use super::project::{Graph, blocking};
+use super::project::blocking;
 use super::rows::{Embeddings, Keeps, Output, Rows, Source};
 use super::settings::{Settings, expected, name};
 use super::write::{Target, Times};
@@ -91,6 +92,13 @@ impl Gnn {
         configuration: Option<Value>,
         mode: Mode,
     ) -> Result<Output, Trouble> {
+        if let (Some(Value::List(_)), Mode::Stream) = (&graph, mode) {
+            let nodes = match graph {
+                Some(Value::List(nodes)) => nodes,
+                _ => Vec::new(),
+            };
+            return self.embed_live(caller, nodes, configuration).await;
+        }
         let since = Instant::now();
         let graph = name("graphName", graph.as_ref())?;
         let shown = configuration.clone().unwrap_or_else(|| Value::Map(Vec::new()));
@@ -153,6 +161,15 @@ impl Gnn {
         if let Some(ready) = self.batches.ready(graph.version, model.version()) {
             return Ok(ready);
         }
+        Ok(self.batches.keep(self.prepare(graph, model).await?))
+    }
+
+    /// The same, for one call.
+    pub(super) async fn prepare(
+        &self,
+        graph: &Arc<Graph>,
+        model: &Arc<gnn::Model>,
+    ) -> Result<Ready, Trouble> {
         let info = model.info();
         if info.in_channels > 0 && graph.features.columns() == 0 {
             return Err(Trouble::wrong(format!(
@@ -169,7 +186,7 @@ impl Gnn {
         let own = info.feature_properties.is_empty() && graph.features.columns() == info.in_channels;
         if own {
             let features = Arc::clone(&graph.features);
-            return Ok(self.batches.keep(Ready::new(Arc::clone(graph), Arc::clone(model), features, None)));
+            return Ok(Ready::new(Arc::clone(graph), Arc::clone(model), features, None));
         }
         let reserved =
             self.catalog.budget.take(4 * graph.ids.len() * info.in_channels.max(graph.features.columns()))?;
@@ -189,8 +206,7 @@ impl Gnn {
         .await??;
         let mut reserved = reserved;
         reserved.set(features.bytes())?;
-        let ready = Ready::new(Arc::clone(graph), Arc::clone(model), Arc::new(features), Some(reserved));
-        Ok(self.batches.keep(ready))
+        Ok(Ready::new(Arc::clone(graph), Arc::clone(model), Arc::new(features), Some(reserved)))
     }
 
     /// The embeddings of all nodes; computed once, and for all who wait.

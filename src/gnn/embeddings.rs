@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bolt_wire::packstream::Value;
 use tokio::time::Instant;
 
-use super::project::{Graph, blocking};
+use super::graph::Graph;
+use super::project::blocking;
 use super::rows::{Embeddings, Keeps, Output, Rows, Source};
 use super::settings::{Settings, name};
 use super::write::{Target, Times};

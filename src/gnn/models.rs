@@ -27,6 +27,9 @@ pub(crate) struct Loaded {
     pub(crate) warmup: std::time::Duration,
 }
 
+/// A model's name, one of its versions, and whether that is the newest.
+type Listed = (String, Arc<Loaded>, bool);
+
 /// When the files of a folder were written, and their bytes.
 type Stamp = [(Option<SystemTime>, u64); 2];
 
@@ -127,8 +130,8 @@ impl Models {
         )))
     }
 
-    /// All versions of all models, and the folders that are none.
-    pub(crate) fn list(&self) -> (Vec<(String, Arc<Loaded>, bool)>, Vec<(String, String)>) {
+    /// All versions of all models, and the folders that are none and why.
+    pub(crate) fn list(&self) -> (Vec<Listed>, Vec<(String, String)>) {
         let loaded = self.loaded.lock();
         let versions = loaded.iter().flat_map(|(name, versions)| {
             versions.iter().enumerate().map(move |(at, known)| (name.clone(), Arc::clone(known), at == 0))

@@ -167,12 +167,12 @@ pub(crate) const ALL: &[Procedure] = &[
     },
     Procedure {
         name: "gnn.embed.stream",
-        arguments: &[GRAPH_NAME, CONFIGURATION],
+        arguments: &["graphNameOrNodes :: STRING OR LIST<INTEGER OR STRING OR NODE>", CONFIGURATION],
         least: 1,
         columns: EMBEDDINGS,
         writes: false,
         runs: Runs::EmbedStream,
-        says: "Embeddings by a model, of all nodes of a graph or of those in `nodes`.",
+        says: "Embeddings by a model: of all nodes of a graph, of those in `nodes`, or, without a graph, of a list of nodes whose neighbourhood is read now.",
     },
     Procedure {
         name: "gnn.embed.write",

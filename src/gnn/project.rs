@@ -7,106 +7,18 @@ use bolt_wire::packstream::Walker;
 use tokio::time::Instant;
 
 use super::budget::{Budget, Reserved};
-use super::features::{Column, Features, assemble};
+use super::features::Column;
 use super::fetch::{Caller, NOTHING};
 use super::fresh::Stamp;
+use super::graph::{Graph, NOBODY, Positions};
+use super::matrix::{Features, assemble};
 use super::spec::{Relationships, Spec, Way};
 use super::{Trouble, fetch};
 use crate::sight::now;
 use crate::upstream::Lease;
 
-/// A graph that was read.
-pub(crate) struct Graph {
-    pub(crate) spec: Arc<Spec>,
-    /// Tells it from every other that was ever read.
-    pub(crate) version: u64,
-    /// Neo4j's ids of its nodes, in order.
-    pub(crate) ids: Vec<i64>,
-    positions: Positions,
-    /// What stands before an id in an element id.
-    pub(crate) prefix: Box<str>,
-    pub(crate) edges: gnn::Csr,
-    pub(crate) features: Arc<gnn::Matrix>,
-    /// What each feature is.
-    pub(crate) names: Vec<String>,
-    /// Values that were missing.
-    pub(crate) missing: usize,
-    /// Relationships that were read.
-    pub(crate) relationships: usize,
-    /// When reading began: for people, in milliseconds since 1970, and for ages.
-    pub(crate) read: u64,
-    pub(crate) since: Instant,
-    /// How long it took.
-    pub(crate) took: std::time::Duration,
-    /// Up to which transaction it is right; none if nobody knows.
-    pub(crate) stamp: Option<Stamp>,
-    reserved: Reserved,
-}
-
-impl Graph {
-    /// Bytes that it takes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.reserved.bytes()
-    }
-
-    /// Where a node stands.
-    pub(crate) fn position(&self, id: i64) -> Option<u32> {
-        self.positions.of(id, &self.ids)
-    }
-
-    /// A node's element id.
-    pub(crate) fn element_id(&self, id: i64) -> String {
-        format!("{}{id}", self.prefix)
-    }
-}
-
-/// Where nodes stand, by their ids.
-enum Positions {
-    /// A place for each id from the first one on.
-    Table { first: i64, places: Vec<u32> },
-    /// Ids are too far apart: looked up among them.
-    Search,
-}
-
-/// A place of the table that no node has.
-const NOBODY: u32 = u32::MAX;
-
-impl Positions {
-    fn new(ids: &[i64]) -> Self {
-        let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Self::Search };
-        let span = usize::try_from(last.abs_diff(*first)).unwrap_or(usize::MAX);
-        if span > 4 * ids.len() + 1024 {
-            return Self::Search;
-        }
-        let mut places = vec![NOBODY; span + 1];
-        for (position, id) in (0u32..).zip(ids) {
-            if let Some(place) = usize::try_from(id - first).ok().and_then(|at| places.get_mut(at)) {
-                *place = position;
-            }
-        }
-        Self::Table { first: *first, places }
-    }
-
-    fn of(&self, id: i64, ids: &[i64]) -> Option<u32> {
-        match self {
-            Self::Table { first, places } => {
-                let place = places.get(usize::try_from(id.checked_sub(*first)?).ok()?)?;
-                Some(*place).filter(|place| *place != NOBODY)
-            }
-            Self::Search => ids.binary_search(&id).ok().and_then(|at| u32::try_from(at).ok()),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Table { places, .. } => 4 * places.len(),
-            Self::Search => 0,
-        }
-    }
-}
-
 /// What has been read so far.
-struct Nodes {
+pub(super) struct Nodes {
     ids: Vec<i64>,
     columns: Vec<Column>,
     labels: Vec<Vec<bool>>,
@@ -147,7 +59,7 @@ impl Nodes {
 
 /// Relationships as positions of nodes.
 #[derive(Default)]
-struct Edges {
+pub(super) struct Edges {
     sources: Vec<u32>,
     targets: Vec<u32>,
     weights: Vec<f32>,
@@ -159,7 +71,7 @@ impl Edges {
         4 * (self.sources.capacity() + self.targets.capacity() + self.weights.capacity())
     }
 
-    fn put(&mut self, source: u32, target: u32, weight: Option<f32>) {
+    pub(super) fn put(&mut self, source: u32, target: u32, weight: Option<f32>) {
         self.sources.push(source);
         self.targets.push(target);
         self.weights.extend(weight);
@@ -178,7 +90,8 @@ pub(crate) async fn read(
     let mut lease = caller.lease().await?;
     let mut reserved = budget.reserve();
     let prefix = check_names(caller, &mut lease, spec).await?;
-    let nodes = read_nodes(caller, &mut lease, spec, &mut reserved).await?;
+    let text = spec.nodes_text();
+    let nodes = read_chunks(caller, &mut lease, spec, &text, NOTHING, |bytes| reserved.set(bytes)).await?;
     let read_nodes = nodes.bytes();
     // Sorting and sizing what may be a million nodes is work for another thread, and so is what follows the relationships.
     let (ids, features, positions) = {
@@ -199,16 +112,47 @@ pub(crate) async fn read(
         Some(before) => before.end(caller).await,
         None => None,
     };
+    let mut graph =
+        compose(spec, version, prefix, (ids, features, positions), edges, reserved, since).await?;
+    (graph.stamp, graph.read) = (stamp, read);
+    Ok(graph)
+}
+
+/// A graph of nodes that were read; `edges` says where its relationships go, by where nodes stand.
+pub(super) async fn finish(
+    spec: &Arc<Spec>,
+    version: u64,
+    prefix: Box<str>,
+    nodes: Nodes,
+    reserved: Reserved,
+    since: Instant,
+    edges: impl FnOnce(&dyn Fn(i64) -> Option<u32>) -> Edges,
+) -> Result<Graph, Trouble> {
+    let parts = {
+        let spec = Arc::clone(spec);
+        blocking(move || sorted(nodes, &spec)).await??
+    };
+    let edges = edges(&|id| parts.2.of(id, &parts.0));
+    compose(spec, version, prefix, parts, edges, reserved, since).await
+}
+
+/// Puts the parts together.
+async fn compose(
+    spec: &Arc<Spec>,
+    version: u64,
+    prefix: Box<str>,
+    (ids, features, positions): Sorted,
+    edges: Edges,
+    mut reserved: Reserved,
+    since: Instant,
+) -> Result<Graph, Trouble> {
+    let (nodes, relationships, degree) = (ids.len(), edges.read, spec.degree);
+    let base = 8 * nodes + positions.bytes();
     // The arrays that were read and what is made of them are there together for a moment.
-    reserved.set(base + 2 * edges.bytes() + 8 * ids.len())?;
-    let nodes = ids.len();
-    let relationships = edges.read;
-    let degree = spec.degree;
+    reserved.set(base + features.matrix.bytes() + 2 * edges.bytes() + 8 * nodes)?;
     let (edges, features) = blocking(move || build(nodes, &edges, features, degree)).await??;
-    let bytes = 8 * ids.len() + positions.bytes() + features.matrix.bytes() + edges.bytes();
-    reserved.set(bytes)?;
+    reserved.set(base + features.matrix.bytes() + edges.bytes())?;
     let Features { matrix, names, missing } = features;
-    let took = since.elapsed();
     Ok(Graph {
         spec: Arc::clone(spec),
         version,
@@ -220,10 +164,10 @@ pub(crate) async fn read(
         names,
         missing,
         relationships,
-        read,
+        read: now(),
         since,
-        took,
-        stamp,
+        took: since.elapsed(),
+        stamp: None,
         reserved,
     })
 }
@@ -270,18 +214,8 @@ async fn check_names(caller: &Caller, lease: &mut Lease, spec: &Spec) -> Result<
             )));
         }
     }
-    let mut prefix: Option<Box<str>> = None;
     let text = format!("MATCH {} RETURN elementId(n) LIMIT 1", spec.node("n"));
-    caller
-        .read(lease, &text, NOTHING, |walker| {
-            prefix = walker
-                .string()
-                .map_err(broken)?
-                .rsplit_once(':')
-                .map(|(prefix, _)| format!("{prefix}:").into());
-            Ok(())
-        })
-        .await?;
+    let prefix = prefix_of(caller, lease, &text, NOTHING).await?;
     prefix.ok_or_else(|| {
         Trouble::wrong(format!(
             "Node-Query returned no nodes: there is none that matches {}.",
@@ -290,11 +224,50 @@ async fn check_names(caller: &Caller, lease: &mut Lease, spec: &Spec) -> Result<
     })
 }
 
-async fn read_nodes(
+/// Reads the nodes with these ids, and what element ids begin with.
+pub(super) async fn read_nodes_of(
     caller: &Caller,
     lease: &mut Lease,
     spec: &Spec,
+    ids: &[u8],
     reserved: &mut Reserved,
+) -> Result<(Box<str>, Nodes), Trouble> {
+    let prefix =
+        prefix_of(caller, lease, "MATCH (n) WHERE id(n) IN $ids RETURN elementId(n) LIMIT 1", ids).await?;
+    let prefix = prefix.ok_or_else(|| {
+        Trouble::wrong("`nodes`: there is none of them in the database, or you may not see them.")
+    })?;
+    let before = reserved.bytes();
+    let text = spec.nodes_text().replacen("MATCH (n)", "MATCH (n) WHERE id(n) IN $ids", 1);
+    let nodes = read_chunks(caller, lease, spec, &text, ids, |bytes| reserved.set(before + bytes)).await?;
+    Ok((prefix, nodes))
+}
+
+async fn prefix_of(
+    caller: &Caller,
+    lease: &mut Lease,
+    text: &str,
+    parameters: &[u8],
+) -> Result<Option<Box<str>>, Trouble> {
+    let mut prefix = None;
+    caller
+        .read(lease, text, parameters, |walker| {
+            let id = walker.string().map_err(broken)?;
+            prefix = id.rsplit_once(':').map(|(prefix, _)| format!("{prefix}:").into());
+            Ok(())
+        })
+        .await?;
+    Ok(prefix)
+}
+
+/// Reads chunks of nodes; `grown` hears how many bytes they take.
+async fn read_chunks(
+    caller: &Caller,
+    lease: &mut Lease,
+    spec: &Spec,
+    text: &str,
+    parameters: &[u8],
+    mut grown: impl FnMut(usize) -> Result<(), Trouble>,
 ) -> Result<Nodes, Trouble> {
     let labels = if spec.one_hot_labels { spec.labels.len() } else { 0 };
     let mut nodes = Nodes {
@@ -303,9 +276,9 @@ async fn read_nodes(
         labels: vec![Vec::new(); labels],
     };
     caller
-        .read(lease, &spec.nodes_text(), NOTHING, |walker| {
+        .read(lease, text, parameters, |walker| {
             nodes.take(walker)?;
-            reserved.set(nodes.bytes())
+            grown(nodes.bytes())
         })
         .await?;
     Ok(nodes)
@@ -464,27 +437,13 @@ fn build(
     Ok((csr, features))
 }
 
-fn broken(error: DecodeError) -> Trouble {
+pub(super) fn broken(error: DecodeError) -> Trouble {
     fetch::lost(&error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nodes_are_found_by_their_ids_whether_near_or_far_apart() {
-        for ids in [vec![3, 4, 7, 9], vec![-5, 0, 1 << 40, i64::MAX]] {
-            let positions = Positions::new(&ids);
-            for (at, id) in (0u32..).zip(&ids) {
-                assert_eq!(positions.of(*id, &ids), Some(at));
-            }
-            for other in [5, -6, i64::MIN, i64::MAX - 1] {
-                assert_eq!(positions.of(other, &ids), None);
-            }
-        }
-        assert_eq!(Positions::new(&[]).of(0, &[]), None);
-    }
 
     #[test]
     fn degrees_count_what_comes_and_goes() {

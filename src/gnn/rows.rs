@@ -9,8 +9,8 @@ use bytes::{BufMut, BytesMut};
 
 use super::batch::Whole;
 use super::budget::Reserved;
+use super::graph::Graph;
 use super::procedures::Column;
-use super::project::Graph;
 use super::spec::escaped;
 
 /// The parameter with the rows for the rest of a query.

@@ -23,37 +23,34 @@ use crate::gnn::Rows;
 /// The number of a transaction's first result of Sidebolt's own. Neo4j counts from 0.
 const FIRST: i64 = 1 << 30;
 /// Results of Sidebolt's own that one transaction may have open.
-const MOST: usize = 8;
-
-/// Bytes that are encoded before they are sent.
-const PIECE: usize = 256 << 10;
+pub(super) const MOST: usize = 8;
 
 /// Results of Sidebolt's own that are open.
 pub(super) struct Local {
-    results: Vec<Open>,
+    pub(super) results: Vec<Open>,
     /// The next one's number.
-    next: i64,
+    pub(super) next: i64,
     /// The last one's.
-    newest: i64,
+    pub(super) newest: i64,
     /// The transaction's last RUN was Sidebolt's own: what names no result means that one.
-    last: bool,
+    pub(super) last: bool,
 }
 
 /// A result that is being fetched.
-struct Open {
-    number: i64,
+pub(super) struct Open {
+    pub(super) number: i64,
     /// What is left of it, as messages.
-    records: Bytes,
+    pub(super) records: Bytes,
     /// Rows that become messages when they are fetched.
-    rows: Option<Box<Rows>>,
+    pub(super) rows: Option<Box<Rows>>,
     /// What follows the last one.
-    tail: Tail,
+    pub(super) tail: Tail,
     /// Some of it was fetched.
-    begun: bool,
+    pub(super) begun: bool,
 }
 
 /// What follows a result's last record.
-enum Tail {
+pub(super) enum Tail {
     /// A procedure's.
     Own {
         /// It had records.
@@ -81,9 +78,9 @@ pub(super) enum Taken {
 
 /// What a PULL or DISCARD asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Fetch {
+pub(super) struct Fetch {
     /// How many records; negative = all.
-    n: i64,
+    pub(super) n: i64,
     /// Of which result; -1 = of the last one.
     qid: i64,
 }
@@ -273,7 +270,7 @@ impl Session {
     }
 
     /// Where the result stands that is asked for.
-    fn find(&self, fetch: Fetch, in_transaction: bool) -> Result<usize, Failure> {
+    pub(super) fn find(&self, fetch: Fetch, in_transaction: bool) -> Result<usize, Failure> {
         let results = self.results.as_ref().map(|local| local.results.as_slice()).unwrap_or_default();
         let last = self.results.as_ref().map_or(FIRST, |local| local.newest);
         let number = match fetch.qid {
@@ -283,81 +280,6 @@ impl Session {
             qid => qid,
         };
         results.iter().position(|open| open.number == number).ok_or_else(|| no_such(fetch.qid.max(0)))
-    }
-
-    /// True if a result is asked for that has rows to encode.
-    fn is_of_rows(&self, fetch: Option<&Fetch>, in_transaction: bool) -> bool {
-        let at = fetch.and_then(|fetch| self.find(*fetch, in_transaction).ok());
-        let results = self.results.as_ref().map(|local| local.results.as_slice()).unwrap_or_default();
-        at.and_then(|at| results.get(at)).is_some_and(|open| open.rows.is_some())
-    }
-
-    /// Answers the PULL or DISCARD at the start of `inbuf` with rows, in pieces, so that all of them are never there at once.
-    pub(super) async fn stream_rows(&mut self, message: Message) -> Step {
-        let in_transaction = self.machine.state() == State::Transaction;
-        let mut scratch = BytesMut::new();
-        let fetch = Fetch::read(chunk::payload(&self.inbuf, message.extent, &mut scratch));
-        let Ok((fetch, at)) = fetch.and_then(|fetch| Ok((fetch, self.find(fetch, in_transaction)?))) else {
-            return Ok(());
-        };
-        self.inbuf.advance(message.extent.wire);
-        self.machine.forwarded(message.tag);
-        let Some(mut local) = self.results.take() else { return Ok(()) };
-        let Some(open) = local.results.get_mut(at) else { return Ok(()) };
-        let Some(rows) = &mut open.rows else { return Ok(()) };
-        let mut left = if fetch.n < 0 { u64::MAX } else { fetch.n as u64 };
-        if message.tag == Tag::DISCARD {
-            rows.skip(left);
-            left = 0;
-        }
-        while left > 0 && rows.put_record(self.own_answers()) {
-            left -= 1;
-            if self.outbuf.len() >= PIECE {
-                self.flush_client().await?;
-            }
-        }
-        let has_more = !rows.is_over();
-        open.begun = true;
-        if has_more {
-            self.put_success(&Value::map([("has_more", true.into())]).to_bytes());
-        } else {
-            let version = self.version();
-            self.put_answer(|out| open.tail.put(false, version, out));
-            local.results.remove(at);
-        }
-        self.machine.answered(Outcome::Success { has_more });
-        self.results = Some(local);
-        if self.machine.state() == State::Ready {
-            self.end_local(false, false);
-        }
-        self.last_heard = Instant::now();
-        Ok(())
-    }
-
-    /// Answers RUN with rows that wait to be fetched; the message is gone, and counts as sent on. `named`: the database that it names.
-    pub(super) fn open_rows(&mut self, rows: Rows, fields: Value, named: Option<Box<str>>, since: Instant) {
-        let in_transaction = self.machine.state() == State::Transaction;
-        if self.results.as_ref().map_or(0, |local| local.results.len()) >= MOST {
-            return self.fail_local(&too_many());
-        }
-        let named = if in_transaction { self.transaction_database() } else { named };
-        let database = named.clone().or_else(|| self.home_database());
-        let mut meta = vec![("t_first", millis(since)), ("fields", fields)];
-        let local = self.results.get_or_insert_default();
-        let number = local.next;
-        local.next += 1;
-        (local.newest, local.last) = (number, true);
-        if in_transaction {
-            meta.push(("qid", Value::Integer(number)));
-        } else if named.is_none() && self.machine.version() >= Version::V5_8 {
-            meta.extend(database.as_deref().map(|name| ("db", name.into())));
-        }
-        let wrote = rows.wrote.then(|| rows.bookmark.clone());
-        let tail = Tail::Own { any: rows.len() > 0, database, since: Instant::now(), wrote };
-        let rows = Some(Box::new(rows));
-        local.results.push(Open { number, records: Bytes::new(), rows, tail, begun: false });
-        self.machine.answered(Outcome::DONE);
-        self.put_success(&Value::map(meta).to_bytes());
     }
 
     /// Gives records, and what follows them.
@@ -425,7 +347,7 @@ impl Session {
     }
 
     /// A call outside of a transaction is over.
-    fn end_local(&mut self, failed: bool, interrupted: bool) {
+    pub(super) fn end_local(&mut self, failed: bool, interrupted: bool) {
         self.results = None;
         let metrics = &self.shared.metrics;
         metrics.exchange_seconds.observe(self.exchange.asked.elapsed().as_secs_f64());
@@ -433,14 +355,14 @@ impl Session {
     }
 
     /// The database that the open transaction's client has named.
-    fn transaction_database(&self) -> Option<Box<str>> {
+    pub(super) fn transaction_database(&self) -> Option<Box<str>> {
         match &self.held {
             Some(held) => held.database().map(Into::into),
             None => self.access.database.as_deref().map(Into::into),
         }
     }
 
-    fn home_database(&self) -> Option<Box<str>> {
+    pub(super) fn home_database(&self) -> Option<Box<str>> {
         let home = self.principal.as_ref().and_then(|principal| self.shared.upstream.home(principal));
         home.as_deref().map(Into::into)
     }
@@ -470,7 +392,7 @@ impl Tail {
     }
 
     /// SUCCESS behind the last record. `unseen`: the whole result was discarded.
-    fn put(&self, unseen: bool, version: Version, out: &mut BytesMut) {
+    pub(super) fn put(&self, unseen: bool, version: Version, out: &mut BytesMut) {
         match self {
             Self::Own { any, database, since, wrote } => {
                 out.put_slice(&[0xB1, Tag::SUCCESS.0]);
@@ -505,7 +427,7 @@ fn summary(
 
 impl Fetch {
     /// Reads the payload of a PULL or DISCARD, as Neo4j does.
-    fn read(payload: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn read(payload: &[u8]) -> Result<Self, Failure> {
         let invalid = |words: &str| {
             let text = format!("Illegal value for field \"meta\": Illegal value for field {words}");
             Failure::new("Neo.ClientError.Request.Invalid", "08N06", text)
@@ -550,7 +472,7 @@ fn fields(table: &Table) -> Value {
     Value::List(table.columns.iter().map(|name| Value::from(name.as_str())).collect())
 }
 
-fn millis(since: Instant) -> Value {
+pub(super) fn millis(since: Instant) -> Value {
     Value::Integer(i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX))
 }
 
@@ -558,7 +480,7 @@ fn no_such(qid: i64) -> Failure {
     Failure::new("Neo.ClientError.Request.InvalidFormat", "08N06", format!("No such statement: {qid}"))
 }
 
-fn too_many() -> Failure {
+pub(super) fn too_many() -> Failure {
     let text = format!(
         "Sidebolt: {MOST} results of CALL sidebolt.… are open in this transaction already; read or discard one of them first."
     );
