@@ -18,6 +18,7 @@ use crate::cache::Cache;
 use crate::coalesce::Coalescer;
 use crate::config::reload::{Counters, Reloader};
 use crate::config::{Config, UpstreamUri};
+use crate::gnn::Gnn;
 use crate::guard::{Guard, keep_measuring};
 use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStats};
 use crate::metrics::Metrics;
@@ -26,7 +27,7 @@ use crate::sight::{Sight, keep_explaining, keep_telling, keep_watch};
 use crate::traces::Traces;
 use crate::transport::tls::{TlsAcceptor, TlsError};
 use crate::upstream::{Connector, Dialer, Identities, Upstream};
-use crate::{admin, indexes, session};
+use crate::{admin, gnn, indexes, session};
 
 /// How often pools are swept and the upstream is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -148,6 +149,7 @@ impl App {
             coalescer: Coalescer::new(),
             cache,
             guard: Guard::new(&current),
+            gnn: Gnn::new(&current.gnn),
             sight,
             traces: Traces::default(),
         });
@@ -163,6 +165,7 @@ impl App {
         tokio::spawn(keep_warm(Arc::clone(&shared), end.clone()));
         tokio::spawn(keep_measuring(Arc::clone(&shared), end.clone()));
         tokio::spawn(indexes::keep(Arc::clone(&shared), end.clone()));
+        tokio::spawn(gnn::keep(Arc::clone(&shared), end.clone()));
         tokio::spawn(keep_explaining(Arc::clone(&shared), end.clone()));
         tokio::spawn(keep_telling(Arc::clone(&shared), end.clone()));
         let watching = tokio::spawn(keep_watch(Arc::clone(&shared), Arc::clone(&health), end.clone()));
@@ -265,7 +268,7 @@ async fn keep_house(shared: Arc<Shared>, health: Arc<Health>, end: CancellationT
             // A server that says nothing is as bad as none, and the pools want their sweep.
             let looked = tokio::time::timeout(LOOK, shared.upstream.look()).await;
             let trouble = looked.unwrap_or_else(|_| Some(format!("Neo4j does not answer within {LOOK:?}")));
-            health.set(trouble);
+            health.set(trouble.or_else(|| shared.gnn.cold(&shared.config.load().gnn)));
         }
     };
     let _ = end.run_until_cancelled(work).await;

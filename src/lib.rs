@@ -13,6 +13,7 @@ pub mod config;
 mod console;
 pub mod demo;
 mod failure;
+mod gnn;
 mod guard;
 mod indexes;
 pub mod listener;
@@ -38,6 +39,11 @@ pub fn metrics_reference() -> String {
 /// The table of Sidebolt's own failures in Markdown, as the README has it.
 pub fn failures_reference() -> String {
     failure::reference_markdown()
+}
+
+/// The table of the procedures `gnn.…` in Markdown, as the README has it.
+pub fn gnn_reference() -> String {
+    gnn::reference_markdown()
 }
 
 /// The table of Sidebolt's own procedures in Markdown, as the README has it.

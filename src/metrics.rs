@@ -12,6 +12,7 @@ use prometheus::{
 
 use crate::cache::CacheMetrics;
 use crate::coalesce::CoalesceMetrics;
+use crate::gnn::GnnMetrics;
 use crate::guard::GuardMetrics;
 use crate::sight::SightMetrics;
 
@@ -83,6 +84,8 @@ pub(crate) struct Metrics {
     pub(crate) cache: CacheMetrics,
     /// The guard's.
     pub(crate) guard: GuardMetrics,
+    /// `CALL gnn.…`.
+    pub(crate) gnn: GnnMetrics,
     /// What is seen of the queries.
     pub(crate) sight: SightMetrics,
     /// Requests that were traced.
@@ -186,6 +189,7 @@ impl Metrics {
             coalesce: CoalesceMetrics::new(&mut b),
             cache: CacheMetrics::new(&mut b),
             guard: GuardMetrics::new(&mut b),
+            gnn: GnnMetrics::new(&mut b),
             sight: SightMetrics::new(&mut b),
             traced: b.counter("sidebolt_traced_requests_total", "Requests that were chosen to be traced (telemetry.otlp)."),
             trace_posts: b.counters("sidebolt_trace_posts_total", "Posts of spans to the collector (telemetry.otlp.endpoint), by outcome (success, failure).", &["outcome"]),

@@ -74,6 +74,7 @@ fn the_tables_equal_the_code() {
         ("metrics", sidebolt::metrics_reference()),
         ("failures", sidebolt::failures_reference()),
         ("procedures", sidebolt::procedures_reference()),
+        ("gnn", sidebolt::gnn_reference()),
     ];
     let old = readme();
     let mut new = old.clone();
@@ -140,7 +141,13 @@ fn variables_set_the_keys_that_the_readme_says() {
         // min_idle and a password need the rest of a login.
         let mut environment = vec![("NEO4J_USERNAME", "u"), ("NEO4J_PASSWORD", "p")];
         environment.retain(|(name, _)| *name != variable);
-        environment.push((variable, if key == "upstream.uri" { "bolt://h:1" } else { "7" }));
+        let value = match key {
+            "upstream.uri" => "bolt://h:1",
+            "gnn.device" => "cpu",
+            "gnn.prewarm" => "false",
+            _ => "7",
+        };
+        environment.push((variable, value));
         let environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
         let loaded = Config::load(&Sources { environment, ..Sources::default() });
         let loaded = loaded.unwrap_or_else(|errors| panic!("{variable}: {errors}"));

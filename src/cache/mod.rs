@@ -35,7 +35,7 @@ pub(crate) use commit::{Changes, Ticket};
 pub(crate) use entry::{Answer, Entry};
 pub(crate) use filling::{Filling, Flight, Ground, Leading};
 pub(crate) use invalidate::{SCOPES, Scope};
-pub(crate) use ledger::{Commits, Ledger};
+pub(crate) use ledger::{Basis, Commits, Ledger};
 pub(crate) use metrics::CacheMetrics;
 pub(crate) use report::TextReport;
 pub(crate) use rules::Policy;
@@ -136,6 +136,11 @@ impl Cache {
         }
         self.entries.load().insert(key, Arc::new(entry));
         Ok(())
+    }
+
+    /// Somebody has to know of commits from now on.
+    pub(crate) fn watch(&self) {
+        self.active.store(true, Ordering::Relaxed);
     }
 
     /// Counts a question.

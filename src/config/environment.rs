@@ -5,13 +5,19 @@ use std::ffi::OsStr;
 use super::error::nearest;
 use super::schema::{Key, PREFIX, keys};
 
-/// Environment variables that the official drivers' users know, and the keys they set.
-const NEO4J_VARIABLES: [(&str, &str); 5] = [
+/// Environment variables that users know from elsewhere, and the keys they set.
+const KNOWN_VARIABLES: [(&str, &str); 11] = [
     ("NEO4J_URI", "upstream.uri"),
     ("NEO4J_USERNAME", "auth.username"),
     ("NEO4J_PASSWORD", "auth.password"),
     ("NEO4J_MAX_POOL_SIZE", "pool.max_connection_pool_size"),
     ("NEO4J_FETCH_SIZE", "upstream.fetch_size"),
+    ("GNN_DEVICE", "gnn.device"),
+    ("GNN_EMBEDDING_DIM", "gnn.embedding_dim"),
+    ("GNN_HIDDEN_DIM", "gnn.hidden_dim"),
+    ("GNN_NUM_LAYERS", "gnn.num_layers"),
+    ("GNN_PREWARM", "gnn.prewarm"),
+    ("GNN_MODEL", "gnn.model"),
 ];
 
 /// Variables with the prefix that are not keys: the file to read, and the build's own.
@@ -35,7 +41,7 @@ pub(super) enum Variable {
 
 /// Tells what a variable is.
 pub(super) fn meaning(name: &str, value: &OsStr) -> Variable {
-    if let Some((_, key)) = NEO4J_VARIABLES.iter().find(|(known, _)| *known == name) {
+    if let Some((_, key)) = KNOWN_VARIABLES.iter().find(|(known, _)| *known == name) {
         return Variable::Key(key);
     }
     if !name.starts_with(PREFIX) || NOT_KEYS.contains(&name) || is_service_link(name, value) {

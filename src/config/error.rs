@@ -125,7 +125,7 @@ pub(super) fn nearest<'a>(
 }
 
 /// As `nearest`, but only if it is near enough to be what was meant.
-pub(super) fn meant<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn meant<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let (candidate, edits) = nearest(word, candidates)?;
     (edits <= (word.chars().count() / 3).max(2) && edits < candidate.len()).then_some(candidate)
 }

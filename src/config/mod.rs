@@ -16,6 +16,7 @@ mod coalesce;
 mod environment;
 mod error;
 mod excerpt;
+mod gnn;
 mod guard;
 mod load;
 mod read;
@@ -34,7 +35,9 @@ mod when;
 pub use breaker::Breaker;
 pub use cache::{Cache, CacheRule, Consistency, Store};
 pub use coalesce::Coalesce;
+pub(crate) use error::meant;
 pub use error::{ConfigError, ConfigErrors};
+pub use gnn::{Device, Gnn};
 pub use guard::{Action, Cost, Guard, Limit, Per, Rate, Rule, Unit};
 pub use load::{Loaded, Override, Sources};
 pub use retry::Retry;
@@ -72,6 +75,8 @@ pub struct Config {
     pub sight: Sight,
     /// What other programs are told of them.
     pub telemetry: Telemetry,
+    /// Embeddings of nodes, as procedures.
+    pub gnn: Gnn,
     /// What is held in memory for one client.
     pub limits: Limits,
     /// Indexes and constraints to make sure of at start: a list of entries with `label` or `type`, `properties`, and if wanted `unique: true`, `name`, `database`.

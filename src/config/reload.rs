@@ -363,7 +363,17 @@ fn keep_until_restart(old: &Config, new: &mut Config) -> Vec<&'static str> {
             }
         )*};
     }
-    keep!(listen.address, upstream.uri, sight.baseline_file, sight.history.path, admin.address, log.format);
+    keep!(
+        listen.address,
+        upstream.uri,
+        sight.baseline_file,
+        sight.history.path,
+        gnn.max_running,
+        gnn.device,
+        gnn.threads,
+        admin.address,
+        log.format
+    );
     pending
 }
 
@@ -622,6 +632,7 @@ mod tests {
         new.upstream.uri = "bolt://x".to_owned();
         new.sight.baseline_file = Some("x".into());
         new.sight.history.path = Some("x".into());
+        (new.gnn.max_running, new.gnn.device, new.gnn.threads) = (1, super::super::Device::Cpu, 1);
         new.admin.address = None;
         new.log.format = super::super::LogFormat::Json;
         let kept = keep_until_restart(&Config::default(), &mut new);

@@ -9,7 +9,7 @@ use serde::de::{self, Visitor};
 use serde_json::Value;
 
 use super::{
-    Admin, Auth, Breaker, Cache, Coalesce, Config, Guard, History, Limits, Listen, ListenTls, Log, Otlp,
+    Admin, Auth, Breaker, Cache, Coalesce, Config, Gnn, Guard, History, Limits, Listen, ListenTls, Log, Otlp,
     Pool, Retry, Shutdown, Sight, Telemetry, Upstream,
 };
 
@@ -241,6 +241,7 @@ fn declared(section: &str) -> &'static [&'static str] {
         "sight.history" => fields::<History>(),
         "telemetry" => fields::<Telemetry>(),
         "telemetry.otlp" => fields::<Otlp>(),
+        "gnn" => fields::<Gnn>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),
         "log" => fields::<Log>(),

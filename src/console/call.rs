@@ -19,17 +19,23 @@ pub(crate) struct Call {
 
 /// What stands between the brackets.
 #[derive(Clone, Debug, PartialEq)]
-enum Argument {
+pub(crate) enum Argument {
+    /// A value.
     Literal(Value),
+    /// `$name`.
     Parameter(String),
+    /// `{key: …}`.
     Map(Vec<(String, Self)>),
+    /// `[…]`.
+    List(Vec<Self>),
 }
 
-/// Maps inside of each other.
+/// Maps and lists inside of each other.
 const DEEPEST: usize = 8;
 
 impl Argument {
-    fn value(&self, parameters: &MapView<'_>) -> Result<Value, Failure> {
+    /// What it stands for, with the parameters that came with it.
+    pub(crate) fn value(&self, parameters: &MapView<'_>) -> Result<Value, Failure> {
         match self {
             Self::Literal(value) => Ok(value.clone()),
             Self::Parameter(name) => {
@@ -42,12 +48,15 @@ impl Argument {
                 let entry = |(key, value): &(String, Self)| Ok((key.clone(), value.value(parameters)?));
                 entries.iter().map(entry).collect::<Result<_, _>>().map(Value::Map)
             }
+            Self::List(items) => {
+                items.iter().map(|item| item.value(parameters)).collect::<Result<_, _>>().map(Value::List)
+            }
         }
     }
 }
 
 /// The code of what cannot be read.
-const SYNTAX: (&str, &str) = ("Neo.ClientError.Statement.SyntaxError", "42001");
+pub(crate) const SYNTAX: (&str, &str) = ("Neo.ClientError.Statement.SyntaxError", "42001");
 
 fn failure((code, status): (&'static str, &'static str), message: impl Into<String>) -> Failure {
     Failure::new(code, status, message)
@@ -56,7 +65,7 @@ fn failure((code, status): (&'static str, &'static str), message: impl Into<Stri
 impl Call {
     /// The call that a text is; `None` if it calls nothing of Sidebolt's, a FAILURE if it does so in a form that Sidebolt cannot answer.
     pub(crate) fn of(text: &str) -> Option<Result<Self, Failure>> {
-        if !looks_like_call(text.as_bytes()) {
+        if !looks_like_call(text.as_bytes(), NAMESPACE) {
             return None;
         }
         let mut words = Words::of(text);
@@ -149,44 +158,57 @@ impl Call {
 }
 
 /// The tokens of a text that are left.
-struct Words<'t> {
+pub(crate) struct Words<'t> {
     text: &'t str,
     tokens: Vec<Token>,
     at: usize,
 }
 
 impl<'t> Words<'t> {
-    fn of(text: &'t str) -> Self {
+    /// Of this text.
+    pub(crate) fn of(text: &'t str) -> Self {
         let mut tokens = open_cypher::lex(text).tokens;
         tokens.retain(|token| !token.is_trivia());
         Self { text, tokens, at: 0 }
     }
 
-    fn kind(&self) -> Option<TokenKind> {
+    /// The next one's kind.
+    pub(crate) fn kind(&self) -> Option<TokenKind> {
         self.tokens.get(self.at).map(|token| token.kind)
     }
 
-    fn source(&self) -> &'t str {
+    /// The next one, as it stands there.
+    pub(crate) fn source(&self) -> &'t str {
         self.tokens.get(self.at).and_then(|token| token.text(self.text)).unwrap_or_default()
     }
 
     /// Takes a token of this kind, if it is the next.
-    fn take(&mut self, kind: TokenKind) -> bool {
+    pub(crate) fn take(&mut self, kind: TokenKind) -> bool {
         let found = self.kind() == Some(kind);
         self.at += usize::from(found);
         found
     }
 
-    /// This very word, in whatever case.
-    fn word(&mut self, word: &str) -> bool {
+    /// Steps over the next one, whatever it is.
+    pub(crate) fn skip(&mut self) {
+        self.at += 1;
+    }
+
+    /// Whether the next one is this very word, in whatever case.
+    pub(crate) fn is(&self, word: &str) -> bool {
         let is_word = matches!(self.kind(), Some(TokenKind::Keyword(_) | TokenKind::Identifier));
-        let found = is_word && self.source().eq_ignore_ascii_case(word);
+        is_word && self.source().eq_ignore_ascii_case(word)
+    }
+
+    /// Takes this very word, in whatever case.
+    pub(crate) fn word(&mut self, word: &str) -> bool {
+        let found = self.is(word);
         self.at += usize::from(found);
         found
     }
 
     /// A name, with or without back-ticks.
-    fn name(&mut self) -> Option<String> {
+    pub(crate) fn name(&mut self) -> Option<String> {
         let source = self.source();
         let name = match self.kind()? {
             TokenKind::Identifier | TokenKind::Keyword(_) => source.to_owned(),
@@ -198,7 +220,7 @@ impl<'t> Words<'t> {
     }
 
     /// `(…)`, or nothing.
-    fn arguments(&mut self) -> Option<Vec<Argument>> {
+    pub(crate) fn arguments(&mut self) -> Option<Vec<Argument>> {
         let mut arguments = Vec::new();
         if !self.take(TokenKind::LeftParen) || self.take(TokenKind::RightParen) {
             return Some(arguments);
@@ -207,6 +229,26 @@ impl<'t> Words<'t> {
             arguments.push(self.argument(0)?);
             if self.take(TokenKind::RightParen) {
                 return Some(arguments);
+            }
+            if !self.take(TokenKind::Comma) {
+                return None;
+            }
+        }
+    }
+
+    /// `[VALUE, …]`, behind its bracket.
+    fn list(&mut self, depth: usize) -> Option<Argument> {
+        let mut items = Vec::new();
+        if depth == DEEPEST {
+            return None;
+        }
+        if self.take(TokenKind::RightBracket) {
+            return Some(Argument::List(items));
+        }
+        loop {
+            items.push(self.argument(depth + 1)?);
+            if self.take(TokenKind::RightBracket) {
+                return Some(Argument::List(items));
             }
             if !self.take(TokenKind::Comma) {
                 return None;
@@ -242,6 +284,9 @@ impl<'t> Words<'t> {
         if self.take(TokenKind::LeftBrace) {
             return self.map(depth);
         }
+        if self.take(TokenKind::LeftBracket) {
+            return self.list(depth);
+        }
         let before = self.at;
         let negative = self.take(TokenKind::Minus);
         let source = self.source();
@@ -269,7 +314,7 @@ impl<'t> Words<'t> {
     }
 
     /// `YIELD …`; nothing and `*` stand for all columns.
-    fn yields(&mut self) -> Option<Option<Vec<(String, String)>>> {
+    pub(crate) fn yields(&mut self) -> Option<Option<Vec<(String, String)>>> {
         if !self.word("YIELD") || self.take(TokenKind::Star) {
             return Some(None);
         }
@@ -284,16 +329,26 @@ impl<'t> Words<'t> {
         }
     }
 
-    /// FAILURE for the token that was not expected.
-    fn refuse(&self) -> Failure {
-        let place = match self.tokens.get(self.at) {
+    /// What is left of the text; none at its end.
+    pub(crate) fn rest(&self) -> Option<&'t str> {
+        self.text.get(self.tokens.get(self.at)?.span.start..)
+    }
+
+    /// The next token and where it stands, in words.
+    pub(crate) fn place(&self) -> String {
+        match self.tokens.get(self.at) {
             Some(token) => {
                 let offset = token.span.start;
                 let found: String = self.source().chars().take(40).collect();
                 format!("`{found}` at offset {offset}")
             }
             None => "its end".to_owned(),
-        };
+        }
+    }
+
+    /// FAILURE for the token that was not expected.
+    fn refuse(&self) -> Failure {
+        let place = self.place();
         let text = format!(
             "Sidebolt answers calls of sidebolt.… itself and cannot read {place}. Write `{FORM}`, with literals or parameters as arguments, \
              and nothing behind it; YIELD may be left out. What exists: CALL sidebolt.procedures()."
@@ -397,7 +452,7 @@ mod tests {
             ("CALL sidebolt.", "its end"),
             ("CALL sidebolt.x(", "its end"),
             ("CALL sidebolt.x(1 + 1)", "`+` at offset 18"),
-            ("CALL sidebolt.x([1])", "`[` at offset 16"),
+            ("CALL sidebolt.x([1 2])", "`2` at offset 19"),
             ("CALL sidebolt.x(-$p)", "`-` at offset 16"),
             ("CALL sidebolt.x({a 1})", "`1` at offset 19"),
             ("CALL sidebolt.x({a: 1)", "`)` at offset 21"),

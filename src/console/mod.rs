@@ -12,11 +12,11 @@ mod state;
 
 use bolt_wire::packstream::Value;
 
-pub(crate) use call::Call;
+pub(crate) use call::{Argument, Call, SYNTAX, Words};
 pub(crate) use procedures::{Asking, reference_markdown};
 
 /// The namespace of Sidebolt's procedures.
-const NAMESPACE: &str = "sidebolt";
+pub(crate) const NAMESPACE: &str = "sidebolt";
 /// How a call is written.
 const FORM: &str = "CALL sidebolt.NAME(ARGUMENTS) YIELD COLUMN AS NAME, …";
 
@@ -29,9 +29,9 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Vec<Value>>,
 }
 
-/// Whether a text, of which these are the first bytes, calls a procedure of Sidebolt's: no parsing, no allocation. A text that is cut
-/// before it can be told counts as one that does.
-pub(crate) fn looks_like_call(text: &[u8]) -> bool {
+/// Whether a text, of which these are the first bytes, calls a procedure of this namespace: no parsing, no allocation. A text that is
+/// cut before it can be told counts as one that does.
+pub(crate) fn looks_like_call(text: &[u8], namespace: &str) -> bool {
     let mut rest = Prefix(text);
     // `None` stands for the end of what is there.
     let found = (|| {
@@ -40,7 +40,7 @@ pub(crate) fn looks_like_call(text: &[u8]) -> bool {
             return Some(false);
         }
         let quoted = rest.byte(b'`')?;
-        if !rest.word(NAMESPACE.as_bytes())? || (quoted && !rest.byte(b'`')?) {
+        if !rest.word(namespace.as_bytes())? || (quoted && !rest.byte(b'`')?) {
             return Some(false);
         }
         rest.blanks()?;
@@ -120,7 +120,7 @@ mod tests {
             "// and so on",
             " /",
         ] {
-            assert!(looks_like_call(text.as_bytes()), "{text}");
+            assert!(looks_like_call(text.as_bytes(), NAMESPACE), "{text}");
         }
         for text in [
             "RETURN 1",
@@ -133,7 +133,7 @@ mod tests {
             "EXPLAIN CALL sidebolt.x()",
             "/ CALL sidebolt.x()",
         ] {
-            assert!(!looks_like_call(text.as_bytes()), "{text}");
+            assert!(!looks_like_call(text.as_bytes(), NAMESPACE), "{text}");
         }
     }
 }

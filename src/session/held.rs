@@ -71,6 +71,11 @@ impl Held {
         self.reads - 1
     }
 
+    /// BEGIN's metadata, as the client gave them.
+    pub(super) fn begin(&self) -> &[u8] {
+        &self.begin
+    }
+
     /// The database that its client has named.
     pub(super) fn database(&self) -> Option<&str> {
         MapView::parse(&self.begin).ok()?.string("db")

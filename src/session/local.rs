@@ -17,43 +17,48 @@ use tokio::time::Instant;
 use super::requests::Message;
 use super::{End, Session, Step};
 use crate::cache::Answer;
-use crate::console::{Asking, Call, Table, looks_like_call};
+use crate::console::{Asking, Call, NAMESPACE, Table, looks_like_call};
+use crate::gnn::Rows;
 
 /// The number of a transaction's first result of Sidebolt's own. Neo4j counts from 0.
 const FIRST: i64 = 1 << 30;
 /// Results of Sidebolt's own that one transaction may have open.
-const MOST: usize = 8;
+pub(super) const MOST: usize = 8;
 
 /// Results of Sidebolt's own that are open.
 pub(super) struct Local {
-    results: Vec<Open>,
+    pub(super) results: Vec<Open>,
     /// The next one's number.
-    next: i64,
+    pub(super) next: i64,
     /// The last one's.
-    newest: i64,
+    pub(super) newest: i64,
     /// The transaction's last RUN was Sidebolt's own: what names no result means that one.
-    last: bool,
+    pub(super) last: bool,
 }
 
 /// A result that is being fetched.
-struct Open {
-    number: i64,
+pub(super) struct Open {
+    pub(super) number: i64,
     /// What is left of it, as messages.
-    records: Bytes,
+    pub(super) records: Bytes,
+    /// Rows that become messages when they are fetched.
+    pub(super) rows: Option<Box<Rows>>,
     /// What follows the last one.
-    tail: Tail,
+    pub(super) tail: Tail,
     /// Some of it was fetched.
-    begun: bool,
+    pub(super) begun: bool,
 }
 
 /// What follows a result's last record.
-enum Tail {
+pub(super) enum Tail {
     /// A procedure's.
     Own {
         /// It had records.
         any: bool,
         database: Option<Box<str>>,
         since: Instant,
+        /// The bookmark of what it has written, if it has.
+        wrote: Option<Option<Box<str>>>,
     },
     /// A kept answer's, outside of a transaction with the bookmark to give.
     Kept { answer: Arc<Answer>, bookmark: Option<Arc<str>> },
@@ -65,15 +70,17 @@ pub(super) enum Taken {
     Done,
     /// It has to wait for answers that are due.
     Later,
+    /// It is one for `take_gnn`.
+    Gnn,
     /// It is none of these.
     Not,
 }
 
 /// What a PULL or DISCARD asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Fetch {
+pub(super) struct Fetch {
     /// How many records; negative = all.
-    n: i64,
+    pub(super) n: i64,
     /// Of which result; -1 = of the last one.
     qid: i64,
 }
@@ -144,7 +151,7 @@ impl Session {
     /// The call of Sidebolt's own that the RUN at the start of `inbuf` is.
     fn call(&self, extent: Extent) -> Option<Result<Call, Failure>> {
         let wire = self.inbuf.get(..extent.wire).filter(|_| self.principal.is_some())?;
-        if !looks_like_call(text_begins(wire)?) {
+        if !looks_like_call(text_begins(wire)?, NAMESPACE) {
             return None;
         }
         let mut scratch = BytesMut::new();
@@ -153,6 +160,9 @@ impl Session {
 
     fn call_in_transaction(&mut self, message: Message) -> Taken {
         let Some(call) = self.call(message.extent) else {
+            if self.concerns_gnn(message) {
+                return Taken::Gnn;
+            }
             self.note_foreign_run();
             return Taken::Not;
         };
@@ -215,7 +225,13 @@ impl Session {
     ) {
         let local = self.results.get_or_insert_default();
         (local.newest, local.last) = (number, true);
-        local.results.push(Open { number, records, tail: Tail::Kept { answer, bookmark }, begun: false });
+        local.results.push(Open {
+            number,
+            records,
+            rows: None,
+            tail: Tail::Kept { answer, bookmark },
+            begun: false,
+        });
     }
 
     /// PULL or DISCARD, if it is of a result of Sidebolt's own.
@@ -236,6 +252,9 @@ impl Session {
         if self.machine.in_flight() > 0 {
             return Taken::Later;
         }
+        if self.is_of_rows(fetch.as_ref().ok(), in_transaction) {
+            return Taken::Gnn;
+        }
         self.inbuf.advance(message.extent.wire);
         self.machine.forwarded(message.tag);
         let found = fetch.and_then(|fetch| Ok((fetch, self.find(fetch, in_transaction)?)));
@@ -251,7 +270,7 @@ impl Session {
     }
 
     /// Where the result stands that is asked for.
-    fn find(&self, fetch: Fetch, in_transaction: bool) -> Result<usize, Failure> {
+    pub(super) fn find(&self, fetch: Fetch, in_transaction: bool) -> Result<usize, Failure> {
         let results = self.results.as_ref().map(|local| local.results.as_slice()).unwrap_or_default();
         let last = self.results.as_ref().map_or(FIRST, |local| local.newest);
         let number = match fetch.qid {
@@ -303,9 +322,19 @@ impl Session {
 
     /// FAILURE for a request that the machine counts as sent on. The transaction that it belongs to is over, at Neo4j too.
     pub(super) fn fail_local(&mut self, failure: &Failure) {
-        self.machine.answered(Outcome::Failure);
         let version = self.version();
         failure.write(version, self.own_answers());
+        self.failed_local();
+    }
+
+    /// The same in Neo4j's own words.
+    pub(super) fn fail_with(&mut self, payload: &[u8]) {
+        self.put_answer(|out| out.put_slice(payload));
+        self.failed_local();
+    }
+
+    fn failed_local(&mut self) {
+        self.machine.answered(Outcome::Failure);
         if self.held.take().is_some() {
             self.count_held(true, false);
         } else if self.lease.is_some() {
@@ -318,7 +347,7 @@ impl Session {
     }
 
     /// A call outside of a transaction is over.
-    fn end_local(&mut self, failed: bool, interrupted: bool) {
+    pub(super) fn end_local(&mut self, failed: bool, interrupted: bool) {
         self.results = None;
         let metrics = &self.shared.metrics;
         metrics.exchange_seconds.observe(self.exchange.asked.elapsed().as_secs_f64());
@@ -326,14 +355,14 @@ impl Session {
     }
 
     /// The database that the open transaction's client has named.
-    fn transaction_database(&self) -> Option<Box<str>> {
+    pub(super) fn transaction_database(&self) -> Option<Box<str>> {
         match &self.held {
             Some(held) => held.database().map(Into::into),
             None => self.access.database.as_deref().map(Into::into),
         }
     }
 
-    fn home_database(&self) -> Option<Box<str>> {
+    pub(super) fn home_database(&self) -> Option<Box<str>> {
         let home = self.principal.as_ref().and_then(|principal| self.shared.upstream.home(principal));
         home.as_deref().map(Into::into)
     }
@@ -348,8 +377,8 @@ impl Open {
                 Value::List(row.clone()).encode(out);
             });
         }
-        let tail = Tail::Own { any: !table.rows.is_empty(), database, since: Instant::now() };
-        Self { number, records: records.freeze(), tail, begun: false }
+        let tail = Tail::Own { any: !table.rows.is_empty(), database, since: Instant::now(), wrote: None };
+        Self { number, records: records.freeze(), rows: None, tail, begun: false }
     }
 }
 
@@ -363,11 +392,11 @@ impl Tail {
     }
 
     /// SUCCESS behind the last record. `unseen`: the whole result was discarded.
-    fn put(&self, unseen: bool, version: Version, out: &mut BytesMut) {
+    pub(super) fn put(&self, unseen: bool, version: Version, out: &mut BytesMut) {
         match self {
-            Self::Own { any, database, since } => {
+            Self::Own { any, database, since, wrote } => {
                 out.put_slice(&[0xB1, Tag::SUCCESS.0]);
-                summary(*any, database.as_deref(), *since, version).encode(out);
+                summary(*any, database.as_deref(), *since, wrote.as_ref(), version).encode(out);
             }
             Self::Kept { answer, bookmark } => answer.put_summary(bookmark.as_deref(), unseen, out),
         }
@@ -375,22 +404,30 @@ impl Tail {
 }
 
 /// The metadata behind a procedure's last record.
-fn summary(any: bool, database: Option<&str>, since: Instant, version: Version) -> Value {
-    let mut meta = Vec::with_capacity(4);
+fn summary(
+    any: bool,
+    database: Option<&str>,
+    since: Instant,
+    wrote: Option<&Option<Box<str>>>,
+    version: Version,
+) -> Value {
+    let mut meta = Vec::with_capacity(5);
     if version.features().notification_filter == NotificationFilter::Classifications {
         let (code, description) =
             if any { ("00000", "note: successful completion") } else { ("02000", "note: no data") };
         let status = Value::map([("gql_status", code.into()), ("status_description", description.into())]);
         meta.push(("statuses", Value::List(vec![status])));
     }
-    meta.extend([("type", "r".into()), ("t_last", millis(since))]);
+    let kind = if wrote.is_some() { "rw" } else { "r" };
+    meta.extend([("type", kind.into()), ("t_last", millis(since))]);
+    meta.extend(wrote.and_then(Option::as_deref).map(|bookmark| ("bookmark", bookmark.into())));
     meta.extend(database.map(|name| ("db", name.into())));
     Value::map(meta)
 }
 
 impl Fetch {
     /// Reads the payload of a PULL or DISCARD, as Neo4j does.
-    fn read(payload: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn read(payload: &[u8]) -> Result<Self, Failure> {
         let invalid = |words: &str| {
             let text = format!("Illegal value for field \"meta\": Illegal value for field {words}");
             Failure::new("Neo.ClientError.Request.Invalid", "08N06", text)
@@ -435,7 +472,7 @@ fn fields(table: &Table) -> Value {
     Value::List(table.columns.iter().map(|name| Value::from(name.as_str())).collect())
 }
 
-fn millis(since: Instant) -> Value {
+pub(super) fn millis(since: Instant) -> Value {
     Value::Integer(i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX))
 }
 
@@ -443,7 +480,7 @@ fn no_such(qid: i64) -> Failure {
     Failure::new("Neo.ClientError.Request.InvalidFormat", "08N06", format!("No such statement: {qid}"))
 }
 
-fn too_many() -> Failure {
+pub(super) fn too_many() -> Failure {
     let text = format!(
         "Sidebolt: {MOST} results of CALL sidebolt.… are open in this transaction already; read or discard one of them first."
     );

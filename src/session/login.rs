@@ -71,6 +71,7 @@ pub(super) async fn log_in(
         held: None,
         guarded: super::guarded::Guarded::new(&shared),
         results: None,
+        terms: super::gnn::Terms::default(),
         deferred: None,
         hints: super::hints::Hints::default(),
         api: None,

@@ -6,6 +6,7 @@ mod deferred;
 mod edit;
 mod errand;
 mod filter;
+mod gnn;
 mod guarded;
 mod held;
 mod hints;
@@ -45,6 +46,7 @@ use crate::buffers::{Buffers, Inbox};
 use crate::cache::{Cache, Filling};
 use crate::coalesce::{Coalescer, Deferred};
 use crate::config::Config;
+use crate::gnn::Gnn;
 use crate::guard::Guard;
 use crate::indexes::Known;
 use crate::metrics::Metrics;
@@ -65,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) coalescer: Coalescer,
     pub(crate) cache: Arc<Cache>,
     pub(crate) guard: Guard,
+    pub(crate) gnn: Gnn,
     pub(crate) sight: Sight,
     pub(crate) traces: Traces,
 }
@@ -160,6 +163,8 @@ pub(crate) struct Session {
     held: Option<Box<held::Held>>,
     /// Results of Sidebolt's own procedures that are open.
     results: Option<Box<local::Local>>,
+    /// What the open transaction's BEGIN said, for calls of `gnn.…`.
+    terms: gnn::Terms,
     /// The open transaction answers its writes before they are sent.
     deferred: Option<Box<Deferred>>,
     /// What the running statement needs to be run again.

@@ -59,8 +59,12 @@ impl Session {
                     return Ok(true);
                 }
                 if self.results.is_some() || tag == Tag::RUN {
-                    match self.take_local(message)? {
-                        Taken::Done => return Ok(true),
+                    let taken = match self.take_local(message)? {
+                        Taken::Gnn => Box::pin(self.take_gnn(message)).await?,
+                        taken => taken,
+                    };
+                    match taken {
+                        Taken::Done | Taken::Gnn => return Ok(true),
                         Taken::Later => return Ok(false),
                         Taken::Not => {}
                     }

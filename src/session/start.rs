@@ -57,6 +57,13 @@ impl Session {
         let opening = match message.tag {
             Tag::RUN | Tag::BEGIN => {
                 let Some(message) = self.let_pass(message) else { return Ok(true) };
+                let message = if self.concerns_gnn(message) {
+                    // Whoever computes has a large state: boxed.
+                    let Some(message) = Box::pin(self.offer_gnn(message)).await? else { return Ok(true) };
+                    message
+                } else {
+                    message
+                };
                 match message.tag {
                     Tag::RUN => self.offer_run(message).await?,
                     _ => self.offer_begin(message),

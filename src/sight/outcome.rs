@@ -11,6 +11,8 @@ pub(crate) enum Answered {
     Batch,
     /// Before it was sent.
     Deferred,
+    /// By a procedure of Sidebolt's that computes.
+    Gnn,
 }
 
 impl Answered {
@@ -21,6 +23,7 @@ impl Answered {
             Self::Cache => "cache",
             Self::Batch => "batch",
             Self::Deferred => "deferred",
+            Self::Gnn => "gnn",
         }
     }
 }

@@ -17,6 +17,7 @@ mod console;
 mod dashboard;
 mod drain;
 mod faults;
+mod gnn;
 mod guard;
 mod hostile;
 mod indexes;

@@ -42,6 +42,9 @@ pub(crate) struct History {
     store: Arc<RwLock<Option<Store>>>,
 }
 
+/// What came of writing minutes, and those that could not be written.
+type Written = (Result<(), String>, Vec<(u64, Bucket)>);
+
 /// Adds a minute to the history when it is over.
 #[derive(Default)]
 pub(super) struct Keeper {
@@ -56,7 +59,7 @@ pub(super) struct Keeper {
     alerts: HashMap<(u64, u64), u64>,
     pending: Vec<(u64, Bucket)>,
     /// What is being written, and gives back what could not be.
-    writing: Option<JoinHandle<(Result<(), String>, Vec<(u64, Bucket)>)>>,
+    writing: Option<JoinHandle<Written>>,
     /// It was said that it cannot be written.
     complained: bool,
 }

@@ -4,6 +4,7 @@ mod busy;
 mod cache;
 mod coalesce;
 mod connect;
+mod gnn;
 mod guard;
 mod idle;
 mod latency;
@@ -47,6 +48,8 @@ pub(crate) enum Scenario {
     Guard,
     /// What seeing the queries costs: sight on and off, before the stub.
     Sight,
+    /// Graphs and embeddings: `CALL gnn.…`.
+    Gnn,
     /// 100,000 nodes and 500,000 relationships written as singles; long, and only run when it is named.
     Bulk,
 }
@@ -105,6 +108,7 @@ impl Scenario {
             Self::Cache => cache::run(settings),
             Self::Guard => guard::run(settings),
             Self::Sight => sight::run(settings),
+            Self::Gnn => gnn::run(settings),
             Self::Bulk => coalesce::bulk(settings),
         }?;
         if let Some(cores) = median(findings.foreign.iter().copied()).filter(|cores| *cores > 0.05) {

@@ -27,6 +27,7 @@ func init() {
 		"autocommit": autocommit, "empty_result": emptyResult, "managed_functions": managedFunctions, "execute_query": executeQuery,
 		"console":   console,
 		"refusal":   refusal,
+		"gnn":       gnn,
 		"tx_commit": txCommit, "tx_rollback": txRollback, "tx_close": txClose, "bookmarks": bookmarks,
 		"small_fetch_discard": smallFetchDiscard, "interleaved_results": interleavedResults, "large_result": largeResult,
 		"large_parameter": largeParameter, "explain": explain, "profile": profiled, "notifications": notified,
@@ -266,6 +267,47 @@ func refusal(*Normal) any {
 			coded("Neo.ClientError.Security.Forbidden", drain(tx, "RETURN 'guard denies this' AS x", nil))
 		})
 		check(drain(auto{s}, "RETURN 2 AS x", nil))
+	})
+	return "as expected"
+}
+
+// gnn asks Sidebolt's procedures for embeddings: fetched in pieces, in a managed transaction with more Cypher behind YIELD, and a clear
+// error.
+func gnn(*Normal) any {
+	if os.Getenv("VIA_SIDEBOLT") != "yes" {
+		return "as expected"
+	}
+	graph := map[string]any{"g": run}
+	named := func(cypher string) string { return strings.ReplaceAll(cypher, "RUN", run) }
+	expect := func(holds bool, seen any) {
+		if !holds {
+			panic(fmt.Sprintf("unexpected: %v", seen))
+		}
+	}
+	withSession(driver, neo4j.SessionConfig{FetchSize: 2}, func(s neo4j.Session) {
+		check(drain(auto{s}, named("CREATE (:RUN {p: 1})-[:RUN]->(:RUN {p: 2})-[:RUN]->(:RUN {p: 3})"), nil))
+		check(drain(auto{s}, "CALL gnn.graph.project($g, $g, $g)", graph))
+		call := "CALL gnn.fastRP.stream($g, {embeddingDimension: 4})"
+		rows := must(must(s.Run(ctx, call, graph)).Collect(ctx))
+		expect(len(rows) == 3 && len(rows[0].Values[2].([]any)) == 4, rows)
+		rest := named(call + " YIELD elementId AS e MATCH (n:RUN) WHERE elementId(n) = e RETURN sum(n.p) AS p")
+		sum := must(s.ExecuteWrite(ctx, func(tx neo4j.ManagedTransaction) (any, error) {
+			result, err := tx.Run(ctx, rest, graph)
+			if err != nil {
+				return nil, err
+			}
+			record, err := result.Single(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return record.Values[0], nil
+		}))
+		expect(sum == int64(6), sum)
+		err := drain(auto{s}, "MATCH (n) CALL gnn.graph.list() YIELD graphName RETURN graphName", nil)
+		var failure *neo4j.Neo4jError
+		expect(errors.As(err, &failure) && failure.Code == "Neo.ClientError.Statement.SyntaxError", err)
+		check(drain(auto{s}, "CALL gnn.graph.drop($g)", graph))
+		check(drain(auto{s}, named("MATCH (n:RUN) DETACH DELETE n"), nil))
 	})
 	return "as expected"
 }

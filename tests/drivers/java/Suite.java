@@ -205,6 +205,7 @@ public final class Suite {
         scenarios.put("execute_query", this::executeQuery);
         scenarios.put("console", this::console);
         scenarios.put("refusal", this::refusal);
+        scenarios.put("gnn", this::gnn);
         scenarios.put("tx_commit", this::txCommit);
         scenarios.put("tx_rollback", this::txRollback);
         scenarios.put("tx_close", this::txClose);
@@ -430,6 +431,29 @@ public final class Suite {
                 coded("Neo.ClientError.Security.Forbidden", () -> tx.run(denied).consume());
             }
             expect(s.run("RETURN 2 AS x").single().get("x").asInt() == 2, "2");
+            return null;
+        });
+        return "as expected";
+    }
+
+    /** Embeddings by Sidebolt's procedures: fetched in pieces, in a managed transaction with more Cypher behind YIELD, and a clear error. */
+    private Object gnn(Normal normal) {
+        if (!"yes".equals(System.getenv("VIA_SIDEBOLT"))) {
+            return "as expected";
+        }
+        Map<String, Object> graph = Map.of("g", RUN);
+        var call = "CALL gnn.fastRP.stream($g, {embeddingDimension: 4})";
+        var rest = call + " YIELD elementId AS e MATCH (n:" + RUN + ") WHERE elementId(n) = e RETURN sum(n.p) AS p";
+        with(driver.session(SessionConfig.builder().withFetchSize(2).build()), s -> {
+            s.run("CREATE (:R {p: 1})-[:R]->(:R {p: 2})-[:R]->(:R {p: 3})".replace(":R", ":" + RUN)).consume();
+            s.run("CALL gnn.graph.project($g, $g, $g)", graph).consume();
+            var rows = s.run(call, graph).list();
+            expect(rows.size() == 3 && rows.get(0).get("embedding").size() == 4, rows.toString());
+            expect(s.executeWrite(tx -> tx.run(rest, graph).single().get("p").asInt()) == 6, "6");
+            coded("Neo.ClientError.Statement.SyntaxError",
+                    () -> s.run("MATCH (n) CALL gnn.graph.list() YIELD graphName RETURN graphName").consume());
+            expect(s.run("CALL gnn.graph.drop($g)", graph).single().get("nodeCount").asInt() == 3, "3");
+            s.run("MATCH (n:" + RUN + ") DETACH DELETE n").consume();
             return null;
         });
         return "as expected";

@@ -291,6 +291,27 @@ SCENARIOS.refusal = async normal => {
   return 'as expected'
 }
 
+// Embeddings by Sidebolt's procedures: fetched in pieces, in a managed transaction with more Cypher behind YIELD, and a clear error.
+SCENARIOS.gnn = async normal => {
+  const expect = (holds, seen) => { if (!holds) throw new Error(`unexpected: ${JSON.stringify(seen)}`) }
+  if (process.env.VIA_SIDEBOLT !== 'yes') return 'as expected'
+  const g = { g: RUN }
+  await withSession({ fetchSize: 2 }, async s => {
+    await s.run(`CREATE (:${RUN} {p: 1})-[:${RUN}]->(:${RUN} {p: 2})-[:${RUN}]->(:${RUN} {p: 3})`)
+    await s.run('CALL gnn.graph.project($g, $g, $g)', g)
+    const call = 'CALL gnn.fastRP.stream($g, {embeddingDimension: 4})'
+    const rows = (await s.run(call, g)).records
+    expect(rows.length === 3 && rows.every(row => row.get('embedding').length === 4), rows)
+    const rest = `${call} YIELD elementId AS e MATCH (n:${RUN}) WHERE elementId(n) = e RETURN sum(n.p) AS p`
+    expect(Number(await s.executeWrite(tx => only(tx, rest, g))) === 6)
+    const refused = await fails(() => s.run('MATCH (n) CALL gnn.graph.list() YIELD graphName RETURN graphName'))
+    expect(refused.code === 'Neo.ClientError.Statement.SyntaxError', refused)
+    expect(Number((await s.run('CALL gnn.graph.drop($g)', g)).records[0].get('nodeCount')) === 3)
+    await s.run(`MATCH (n:${RUN}) DETACH DELETE n`)
+  })
+  return 'as expected'
+}
+
 // ---------------------------------------------------------------- transactions
 
 SCENARIOS.tx_commit = normal => withSession({}, async s => {

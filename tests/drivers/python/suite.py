@@ -307,6 +307,29 @@ def refusal(suite, normal):
     return "as expected"
 
 
+@scenario
+def gnn(suite, normal):
+    """Embeddings by Sidebolt's procedures: fetched in pieces, in a managed transaction with more Cypher behind YIELD, and a clear error."""
+    if os.environ.get("VIA_SIDEBOLT") != "yes":
+        return "as expected"
+    with suite.driver.session(fetch_size=2) as s:
+        s.run(f"CREATE (:{RUN} {{p: 1}})-[:{RUN}]->(:{RUN} {{p: 2}})-[:{RUN}]->(:{RUN} {{p: 3}})").consume()
+        s.run("CALL gnn.graph.project($g, $g, $g)", g=RUN).consume()
+        rows = list(s.run("CALL gnn.fastRP.stream($g, {embeddingDimension: 4})", g=RUN))
+        assert len(rows) == 3 and all(len(row["embedding"]) == 4 for row in rows), rows
+
+        def work(tx):
+            call = "CALL gnn.fastRP.stream($g, {embeddingDimension: 4}) YIELD elementId AS e"
+            return tx.run(f"{call} MATCH (n:{RUN}) WHERE elementId(n) = e RETURN sum(n.p) AS p", g=RUN).single()["p"]
+
+        assert s.execute_write(work) == 6
+        refused = fails(lambda: s.run("MATCH (n) CALL gnn.graph.list() YIELD graphName RETURN graphName").consume())
+        assert refused["code"] == "Neo.ClientError.Statement.SyntaxError", refused
+        assert s.run("CALL gnn.graph.drop($g)", g=RUN).single()["nodeCount"] == 3
+        s.run(f"MATCH (n:{RUN}) DETACH DELETE n").consume()
+    return "as expected"
+
+
 # ---------------------------------------------------------------- transactions
 
 

@@ -1,0 +1,394 @@
+//! `CALL gnn.…`: run here while the client waits; its rows are given here, or go into the rest of the query.
+
+use std::time::Duration;
+
+use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
+use bolt_wire::message::{Begin, Outcome, Run};
+use bolt_wire::packstream::{MapView, Value, encode};
+use bolt_wire::server::State;
+use bolt_wire::{Tag, Version};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::time::Instant;
+
+use super::guarded::{Ruled, Seated};
+use super::local::{Fetch, MOST, Open, Tail, Taken, millis, too_many};
+use super::requests::Message;
+use super::start::access_of;
+use super::{Session, Step};
+use crate::gnn::{self, Call, Caller, NAMESPACE, Output, Trouble};
+use crate::sight::Answered;
+use crate::upstream::Need;
+
+/// Bytes that are encoded before they are sent.
+const PIECE: usize = 256 << 10;
+
+/// What the open transaction's BEGIN said that calls are bound by.
+#[derive(Default)]
+pub(super) struct Terms {
+    deadline: Option<Instant>,
+    bookmarks: Option<Box<[u8]>>,
+}
+
+/// Ends a computation when nobody waits for it any longer.
+struct Waits(::gnn::Cancel);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// What a message is to these procedures.
+enum Asked {
+    /// A call, and its arguments.
+    Call(Box<(Call, Vec<Value>)>),
+    /// A call that cannot be run.
+    Wrong(Trouble),
+}
+
+impl Session {
+    /// Whether the RUN or BEGIN at the start of `inbuf` calls one of these procedures, if they are switched on. What BEGIN says is noted.
+    pub(super) fn concerns_gnn(&mut self, message: Message) -> bool {
+        if !self.shared.config.load().gnn.enabled {
+            return false;
+        }
+        match message.tag {
+            Tag::RUN => self.gnn_asked(message.extent).is_some(),
+            _ => {
+                self.note_terms(message.extent);
+                false
+            }
+        }
+    }
+
+    /// The RUN at the start of `inbuf`, outside of a transaction, once the guard has let it pass: what goes on to Neo4j instead of it, or
+    /// `None` if it was dealt with.
+    pub(super) async fn offer_gnn(&mut self, message: Message) -> Step<Option<Message>> {
+        let Some(asked) = self.gnn_asked(message.extent) else { return Ok(Some(message)) };
+        self.begin_exchange(Tag::RUN);
+        let (call, values) = match asked {
+            Asked::Wrong(trouble) => {
+                self.refuse_gnn(message, trouble, NAMESPACE);
+                return Ok(None);
+            }
+            Asked::Call(call) => *call,
+        };
+        let seat = match self.guarded.ticket.take() {
+            None => None,
+            Some(ticket) => match self.take_seat(ticket).await? {
+                Seated::In(permit) => Some(permit),
+                Seated::Refused => {
+                    self.inbuf.advance(message.extent.wire);
+                    return Ok(None);
+                }
+                Seated::TakenBack => return Ok(None),
+            },
+        };
+        let Some(caller) = self.gnn_caller(Some(message.extent)) else { return Ok(Some(message)) };
+        let changed = self.run_gnn(message, &call, values, caller).await?;
+        drop(seat);
+        Ok(changed)
+    }
+
+    /// A message of an open exchange that `take_local` has left: a call inside of a transaction, or rows that are fetched.
+    pub(super) async fn take_gnn(&mut self, message: Message) -> Step<Taken> {
+        if message.tag == Tag::RUN {
+            return self.gnn_in_transaction(message).await;
+        }
+        self.stream_rows(message).await?;
+        Ok(Taken::Done)
+    }
+
+    /// A RUN inside of a transaction.
+    async fn gnn_in_transaction(&mut self, message: Message) -> Step<Taken> {
+        let Some(asked) = self.gnn_asked(message.extent) else { return Ok(Taken::Not) };
+        if self.machine.in_flight() > 0 {
+            return Ok(Taken::Later);
+        }
+        match self.let_run(message, false) {
+            Ruled::Runs => {}
+            Ruled::Refused => return Ok(Taken::Done),
+            Ruled::Later => return Ok(Taken::Later),
+        }
+        self.watch(message.extent);
+        match asked {
+            Asked::Wrong(trouble) => self.refuse_gnn(message, trouble, NAMESPACE),
+            Asked::Call(call) => {
+                let (call, values) = *call;
+                let Some(caller) = self.gnn_caller(None) else { return Ok(Taken::Not) };
+                // What goes on to Neo4j stands in the buffer now, and is taken from there like any other message.
+                self.run_gnn(message, &call, values, caller).await?;
+            }
+        }
+        self.last_heard = Instant::now();
+        Ok(Taken::Done)
+    }
+
+    /// The call that the RUN at the start of `inbuf` is, if it is one.
+    fn gnn_asked(&self, extent: Extent) -> Option<Asked> {
+        let wire = self.inbuf.get(..extent.wire).filter(|_| self.principal.is_some())?;
+        let mut scratch = BytesMut::new();
+        let run = Run::parse(chunk::payload(wire, extent, &mut scratch)).ok()?;
+        let call = match Call::of(run.text) {
+            None => return gnn::misplaced(run.text).map(Asked::Wrong),
+            Some(Err(trouble)) => return Some(Asked::Wrong(trouble)),
+            Some(Ok(call)) => call,
+        };
+        let parameters = MapView::parse(run.parameters).unwrap_or(MapView::EMPTY);
+        Some(match call.values(&parameters) {
+            Ok(values) => Asked::Call(Box::new((call, values))),
+            Err(trouble) => Asked::Wrong(trouble),
+        })
+    }
+
+    /// Who calls; `alone`: the RUN at the start of `inbuf`, outside of a transaction.
+    fn gnn_caller(&mut self, alone: Option<Extent>) -> Option<Caller> {
+        let principal = self.principal.clone()?;
+        let (access, terms) = match alone {
+            Some(extent) => {
+                let mut scratch = BytesMut::new();
+                let run = Run::parse(chunk::payload(&self.inbuf, extent, &mut scratch)).ok()?;
+                (access_of(&run.extra, &self.access), Terms::of(&run.extra))
+            }
+            None => {
+                let held = self.held.as_ref().and_then(|held| MapView::parse(held.begin()).ok());
+                let access =
+                    held.map_or_else(|| self.access.clone(), |begin| access_of(&begin, &self.access));
+                (access, Terms { deadline: self.terms.deadline, bookmarks: self.terms.bookmarks.clone() })
+            }
+        };
+        let cancel = match terms.deadline {
+            Some(deadline) => ::gnn::Cancel::with_deadline(deadline.into_std()),
+            None => ::gnn::Cancel::default(),
+        };
+        Some(Caller {
+            shared: self.shared.clone(),
+            writes: access.write,
+            need: Need { key: self.key.clone(), principal, access },
+            bookmarks: terms.bookmarks,
+            deadline: terms.deadline,
+            in_transaction: alone.is_none(),
+            vectors: self.version() >= Version::V6_0,
+            cancel,
+        })
+    }
+
+    /// Runs a call while the client waits. Gives the message that goes on to Neo4j in place of the call; `None` if it was answered or taken
+    /// back.
+    async fn run_gnn(
+        &mut self,
+        message: Message,
+        call: &Call,
+        values: Vec<Value>,
+        caller: Caller,
+    ) -> Step<Option<Message>> {
+        let procedure = call.procedure.name;
+        let waits = Waits(caller.cancel.clone());
+        let (shared, deadline) = (self.shared.clone(), caller.deadline);
+        let work = async {
+            let work = shared.gnn.run(&caller, call, values);
+            match deadline {
+                None => work.await,
+                Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
+                    Ok(done) => done,
+                    Err(_) => Err(Trouble::Cancelled("its time-out (tx_timeout) has struck".to_owned())),
+                },
+            }
+        };
+        let done = self.wait_for(work, None).await?;
+        drop(waits);
+        // It was taken back: its message is gone.
+        let Some(done) = done else { return Ok(None) };
+        let most = self.shared.config.load().gnn.max_rows;
+        let output = done.and_then(|output| match output {
+            Output::Rows(rows) if call.rest.is_some() && rows.len() > most => Err(Trouble::wrong(format!(
+                "{} rows are too many to hand to the rest of the query (gnn.max_rows is {most}): ask for fewer nodes, use the procedure that \
+                 writes, or raise gnn.max_rows.",
+                rows.len()
+            ))),
+            output => Ok(output),
+        });
+        match (output, &call.rest) {
+            (Err(trouble), _) => {
+                self.refuse_gnn(message, trouble, procedure);
+                Ok(None)
+            }
+            (Ok(Output::Rows(rows)), None) => {
+                self.open_gnn(message, call, rows);
+                Ok(None)
+            }
+            (Ok(Output::Rows(rows)), Some(rest)) => {
+                let _bytes = match self.shared.gnn.catalog.budget.take(rows.len() * rows.row_bytes()) {
+                    Ok(bytes) => bytes,
+                    Err(trouble) => {
+                        self.refuse_gnn(message, trouble, procedure);
+                        return Ok(None);
+                    }
+                };
+                let names: Vec<&str> = call.columns.iter().map(|(_, name)| name.as_str()).collect();
+                let (text, parameter) = rows.continued(&names, rest);
+                Ok(Some(self.replace_run(message, &text, &[parameter])))
+            }
+            (Ok(Output::Statement(statement)), rest) => {
+                let text = statement.text(call.procedure.columns, &call.columns, rest.as_deref());
+                Ok(Some(self.replace_run(message, &text, &statement.parameters)))
+            }
+        }
+    }
+
+    /// Puts another text and more parameters into the RUN at the start of `inbuf`.
+    fn replace_run(&mut self, message: Message, text: &str, more: &[(&'static str, BytesMut)]) -> Message {
+        let mut scratch = BytesMut::new();
+        let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
+        let Ok(run) = Run::parse(payload) else { return message };
+        let parameters = gnn::with_parameters(run.parameters, more);
+        let mut changed = BytesMut::with_capacity(parameters.len() + text.len() + 1024);
+        chunk::put_message(&mut changed, |out| {
+            out.put_slice(&[0xB3, Tag::RUN.0]);
+            encode::string(text, out);
+            out.put_slice(&parameters);
+            let entries: Vec<_> = run.extra.iter().collect();
+            encode::map_header(entries.len(), out);
+            for (name, value) in entries {
+                encode::string(name, out);
+                out.put_slice(value);
+            }
+        });
+        let Found::Message(extent) = MessageScanner::default().scan(&changed) else { return message };
+        changed.put_slice(self.inbuf.get(message.extent.wire..).unwrap_or_default());
+        *self.inbuf = changed;
+        self.messages = MessageScanner::default();
+        Message { extent, ..message }
+    }
+
+    /// The rows wait to be fetched.
+    fn open_gnn(&mut self, message: Message, call: &Call, rows: gnn::Rows) {
+        let named = {
+            let mut scratch = BytesMut::new();
+            let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
+            Run::parse(payload).ok().and_then(|run| run.extra.string("db").map(Into::into))
+        };
+        self.inbuf.advance(message.extent.wire);
+        self.machine.forwarded(Tag::RUN);
+        self.telemetry = None;
+        let count = rows.len() as u64;
+        self.watch_answered(Answered::Gnn, false, count, count.saturating_mul(rows.row_bytes() as u64));
+        let names = call.columns.iter().map(|(_, name)| Value::from(name.as_str())).collect();
+        self.open_rows(rows, Value::List(names), named, self.exchange.asked);
+    }
+
+    /// True if a result is asked for that has rows to encode.
+    pub(super) fn is_of_rows(&self, fetch: Option<&Fetch>, in_transaction: bool) -> bool {
+        let at = fetch.and_then(|fetch| self.find(*fetch, in_transaction).ok());
+        let results = self.results.as_ref().map(|local| local.results.as_slice()).unwrap_or_default();
+        at.and_then(|at| results.get(at)).is_some_and(|open| open.rows.is_some())
+    }
+
+    /// Answers the PULL or DISCARD at the start of `inbuf` with rows, in pieces, so that all of them are never there at once.
+    async fn stream_rows(&mut self, message: Message) -> Step {
+        let in_transaction = self.machine.state() == State::Transaction;
+        let mut scratch = BytesMut::new();
+        let fetch = Fetch::read(chunk::payload(&self.inbuf, message.extent, &mut scratch));
+        let Ok((fetch, at)) = fetch.and_then(|fetch| Ok((fetch, self.find(fetch, in_transaction)?))) else {
+            return Ok(());
+        };
+        self.inbuf.advance(message.extent.wire);
+        self.machine.forwarded(message.tag);
+        let Some(mut local) = self.results.take() else { return Ok(()) };
+        let Some(open) = local.results.get_mut(at) else { return Ok(()) };
+        let Some(rows) = &mut open.rows else { return Ok(()) };
+        let mut left = if fetch.n < 0 { u64::MAX } else { fetch.n as u64 };
+        if message.tag == Tag::DISCARD {
+            rows.skip(left);
+            left = 0;
+        }
+        while left > 0 && rows.put_record(self.own_answers()) {
+            left -= 1;
+            if self.outbuf.len() >= PIECE {
+                self.flush_client().await?;
+            }
+        }
+        let has_more = !rows.is_over();
+        open.begun = true;
+        if has_more {
+            self.put_success(&Value::map([("has_more", true.into())]).to_bytes());
+        } else {
+            let version = self.version();
+            self.put_answer(|out| open.tail.put(false, version, out));
+            local.results.remove(at);
+        }
+        self.machine.answered(Outcome::Success { has_more });
+        self.results = Some(local);
+        if self.machine.state() == State::Ready {
+            self.end_local(false, false);
+        }
+        self.last_heard = Instant::now();
+        Ok(())
+    }
+
+    /// Answers RUN with rows that wait to be fetched; the message is gone, and counts as sent on. `named`: the database that it names.
+    fn open_rows(&mut self, rows: gnn::Rows, fields: Value, named: Option<Box<str>>, since: Instant) {
+        let in_transaction = self.machine.state() == State::Transaction;
+        if self.results.as_ref().map_or(0, |local| local.results.len()) >= MOST {
+            return self.fail_local(&too_many());
+        }
+        let named = if in_transaction { self.transaction_database() } else { named };
+        let database = named.clone().or_else(|| self.home_database());
+        let mut meta = vec![("t_first", millis(since)), ("fields", fields)];
+        let local = self.results.get_or_insert_default();
+        let number = local.next;
+        local.next += 1;
+        (local.newest, local.last) = (number, true);
+        if in_transaction {
+            meta.push(("qid", Value::Integer(number)));
+        } else if named.is_none() && self.machine.version() >= Version::V5_8 {
+            meta.extend(database.as_deref().map(|name| ("db", name.into())));
+        }
+        let wrote = rows.wrote.then(|| rows.bookmark.clone());
+        let tail = Tail::Own { any: rows.len() > 0, database, since: Instant::now(), wrote };
+        let rows = Some(Box::new(rows));
+        local.results.push(Open { number, records: Bytes::new(), rows, tail, begun: false });
+        self.machine.answered(Outcome::DONE);
+        self.put_success(&Value::map(meta).to_bytes());
+    }
+
+    /// FAILURE for the call at the start of `inbuf`.
+    fn refuse_gnn(&mut self, message: Message, trouble: Trouble, procedure: &str) {
+        self.inbuf.advance(message.extent.wire);
+        self.machine.forwarded(Tag::RUN);
+        self.telemetry = None;
+        let label = match &trouble {
+            Trouble::Passing(_) => "gnn_passing",
+            _ => "gnn",
+        };
+        tracing::debug!(session = self.registration.id, procedure, ?trouble, "A call failed.");
+        self.watch_answered(Answered::Gnn, true, 0, 0);
+        match trouble.failure(procedure) {
+            Ok(failure) => {
+                self.shared.metrics.gnn.failures.with_label_values(&[label]).inc();
+                self.fail_local(&failure);
+            }
+            // Neo4j's own words.
+            Err(payload) => self.fail_with(&payload),
+        }
+    }
+
+    /// BEGIN's time-out and bookmarks hold for its calls too.
+    fn note_terms(&mut self, extent: Extent) {
+        let mut scratch = BytesMut::new();
+        let begin = Begin::parse(chunk::payload(&self.inbuf, extent, &mut scratch));
+        self.terms = begin.map_or_else(|_| Terms::default(), |begin| Terms::of(&begin.extra));
+    }
+}
+
+impl Terms {
+    fn of(extra: &MapView<'_>) -> Self {
+        let timeout = extra.integer("tx_timeout").and_then(|millis| u64::try_from(millis).ok());
+        let timeout = timeout.filter(|millis| *millis > 0).map(Duration::from_millis);
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        // An empty list says nothing.
+        let bookmarks =
+            extra.get("bookmarks").filter(|list| !matches!(list, [0x90] | [0xC0])).map(Into::into);
+        Self { deadline, bookmarks }
+    }
+}
