@@ -24,6 +24,7 @@ use crate::listener::{Accepted, ClientGuard, ListenError, Listener, ListenerStat
 use crate::metrics::Metrics;
 use crate::session::{Arrival, Registry, Shared};
 use crate::sight::{Sight, keep_explaining, keep_telling, keep_watch};
+use crate::traces::Traces;
 use crate::transport::tls::{TlsAcceptor, TlsError};
 use crate::upstream::{Connector, Dialer, Identities, Upstream};
 use crate::{admin, gnn, indexes, session};
@@ -150,6 +151,7 @@ impl App {
             guard: Guard::new(&current),
             gnn: Gnn::new(&current.gnn),
             sight,
+            traces: Traces::default(),
         });
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let mut admin_address = None;
@@ -246,6 +248,7 @@ impl App {
         }
         self.end.cancel();
         let _ = self.watching.await;
+        self.shared.traces.close().await;
     }
 }
 

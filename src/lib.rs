@@ -27,6 +27,7 @@ mod shown;
 mod sight;
 mod statement;
 pub mod top;
+mod traces;
 pub mod transport;
 mod upstream;
 

@@ -88,6 +88,10 @@ pub(crate) struct Metrics {
     pub(crate) gnn: GnnMetrics,
     /// What is seen of the queries.
     pub(crate) sight: SightMetrics,
+    /// Requests that were traced.
+    pub(crate) traced: IntCounter,
+    /// Posts of their spans.
+    pub(crate) trace_posts: IntCounterVec,
 }
 
 /// Registers metrics and keeps their description for the reference table.
@@ -187,6 +191,8 @@ impl Metrics {
             guard: GuardMetrics::new(&mut b),
             gnn: GnnMetrics::new(&mut b),
             sight: SightMetrics::new(&mut b),
+            traced: b.counter("sidebolt_traced_requests_total", "Requests that were chosen to be traced (telemetry.otlp)."),
+            trace_posts: b.counters("sidebolt_trace_posts_total", "Posts of spans to the collector (telemetry.otlp.endpoint), by outcome (success, failure).", &["outcome"]),
             codes: Mutex::default(),
             reference: b.reference,
             registry: b.registry,

@@ -175,7 +175,9 @@ fn every_key_can_be_set_by_the_environment_and_the_command_line() {
             ("file", ..) => file.clone(),
             (_, Some(default), _) => default.clone(),
             (_, None, "listen.advertised_address") => "h:1".to_owned(),
-            (_, None, "sight.webhook" | "sight.alertmanager") => "http://h".to_owned(),
+            (_, None, "sight.webhook" | "sight.alertmanager" | "telemetry.otlp.endpoint") => {
+                "http://h".to_owned()
+            }
             _ => "x".to_owned(),
         };
         let mut environment = vec![(key.variable(), value.clone())];

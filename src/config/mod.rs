@@ -25,6 +25,7 @@ mod retry;
 mod schema;
 mod show;
 mod sight;
+mod telemetry;
 mod tree;
 mod units;
 pub mod uri;
@@ -42,6 +43,7 @@ pub use load::{Loaded, Override, Sources};
 pub use retry::Retry;
 pub use schema::{Key, keys};
 pub use sight::{History, Parameters, Sight, SlowRule};
+pub use telemetry::{Otlp, Telemetry};
 pub use uri::{TlsTrust, UpstreamUri};
 pub use when::{AccessKind, When};
 
@@ -71,6 +73,8 @@ pub struct Config {
     pub guard: Guard,
     /// What is seen of the queries.
     pub sight: Sight,
+    /// What other programs are told of them.
+    pub telemetry: Telemetry,
     /// Embeddings of nodes, as procedures.
     pub gnn: Gnn,
     /// What is held in memory for one client.

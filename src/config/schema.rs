@@ -9,8 +9,8 @@ use serde::de::{self, Visitor};
 use serde_json::Value;
 
 use super::{
-    Admin, Auth, Breaker, Cache, Coalesce, Config, Gnn, Guard, History, Limits, Listen, ListenTls, Log, Pool,
-    Retry, Shutdown, Sight, Upstream,
+    Admin, Auth, Breaker, Cache, Coalesce, Config, Gnn, Guard, History, Limits, Listen, ListenTls, Log, Otlp,
+    Pool, Retry, Shutdown, Sight, Telemetry, Upstream,
 };
 
 /// One key of the configuration.
@@ -239,6 +239,8 @@ fn declared(section: &str) -> &'static [&'static str] {
         "guard" => fields::<Guard>(),
         "sight" => fields::<Sight>(),
         "sight.history" => fields::<History>(),
+        "telemetry" => fields::<Telemetry>(),
+        "telemetry.otlp" => fields::<Otlp>(),
         "gnn" => fields::<Gnn>(),
         "limits" => fields::<Limits>(),
         "admin" => fields::<Admin>(),

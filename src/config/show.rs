@@ -116,6 +116,6 @@ mod tests {
             ),
             "{shown}"
         );
-        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 16);
+        assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).count(), 17);
     }
 }

@@ -51,6 +51,15 @@ fn warnings(config: &Config) -> Vec<String> {
     if config.admin.address.is_some_and(|admin| !admin.ip().is_loopback()) {
         warnings.push("admin.address is open to other machines and has no login".to_owned());
     }
+    if config.telemetry.otlp.endpoint.is_some() && !cfg!(feature = "otel") {
+        warnings.push(
+            "telemetry.otlp.endpoint has no effect: this program was built without the feature otel"
+                .to_owned(),
+        );
+    }
+    if config.telemetry.otlp.endpoint.is_some() && !config.sight.enabled {
+        warnings.push("telemetry.otlp.endpoint has no effect without sight.enabled".to_owned());
+    }
     warnings
 }
 
@@ -311,7 +320,11 @@ impl Checker<'_> {
             }
         }
         let sight = &self.config.sight;
-        let urls = [("sight.webhook", &sight.webhook), ("sight.alertmanager", &sight.alertmanager)];
+        let urls = [
+            ("sight.webhook", &sight.webhook),
+            ("sight.alertmanager", &sight.alertmanager),
+            ("telemetry.otlp.endpoint", &self.config.telemetry.otlp.endpoint),
+        ];
         for (key, url) in urls.map(|(key, url)| (key, url.clone())) {
             if let Some(Err(what)) = url.as_deref().map(Target::parse) {
                 self.fail(

@@ -19,6 +19,7 @@ use crate::guard::{Asking, Entered, Permit, Policy, Ticket};
 use crate::listener::host;
 use crate::matching::Asked;
 use crate::statement::Statement;
+use crate::traces::Stage;
 use crate::upstream::Principal;
 
 /// What the guard has said to a client.
@@ -490,6 +491,7 @@ impl Session {
         // Waiting is rare and its state large: boxed.
         let waited = Box::pin(self.wait_for(timeout(limit, place.wait()), None)).await?;
         self.shared.metrics.guard.wait_seconds.observe(asked.elapsed().as_secs_f64());
+        self.trace_wait(Stage::Queue, asked);
         let why = match waited {
             None => return Ok(Seated::TakenBack),
             Some(Ok(Some(permit))) => return Ok(Seated::In(permit)),

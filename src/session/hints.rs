@@ -15,6 +15,9 @@ use crate::guard::Priority;
 /// The key of transaction metadata that is Sidebolt's.
 const KEY: &str = "sidebolt";
 
+/// The keys that Neo4j does not see; all but the first only where traces are sent.
+static OWN: [&str; 3] = [KEY, "traceparent", "tracestate"];
+
 /// What a request asks of Sidebolt.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Hints {
@@ -59,24 +62,29 @@ impl Session {
         };
         let Ok(extra) = extra else { return Some(message) };
         let Some(metadata) = extra.map("tx_metadata") else { return Some(message) };
-        let Some(hints) = metadata.get(KEY) else { return Some(message) };
-        let hints = match read(hints) {
-            Ok(hints) => hints,
+        // One trace is no reason not to share a batch or an answer with another.
+        let traced = self.shared.config.load().telemetry.otlp.is_on();
+        let own = if traced { &OWN[..] } else { &OWN[..1] };
+        if own.iter().all(|key| metadata.get(key).is_none()) {
+            return Some(message);
+        }
+        match metadata.get(KEY).map(read).transpose() {
+            Ok(hints) => self.hints = hints.unwrap_or_default(),
             Err(found) => {
                 self.refuse_message(&Refusal::Hint { found }, message);
                 return None;
             }
-        };
-        self.hints = hints;
-        Some(self.edit(message, without_hints))
+        }
+        Some(self.edit(message, |extra| without(own, extra)))
     }
 }
 
-/// Takes the key out of the transaction metadata.
-fn without_hints(extra: &MapView<'_>) -> MapEdit<'static> {
+/// Takes keys out of the transaction metadata.
+fn without(keys: &'static [&'static str], extra: &MapView<'_>) -> MapEdit<'static> {
     let mut edit = MapEdit::removing(&["tx_metadata"]);
-    if let Some(metadata) = extra.map("tx_metadata").filter(|metadata| metadata.len() > 1) {
-        edit.add("tx_metadata", |out| MapEdit::removing(&[KEY]).apply(&metadata, out));
+    let left = |metadata: &MapView<'_>| metadata.iter().any(|(name, _)| !keys.contains(&name));
+    if let Some(metadata) = extra.map("tx_metadata").filter(left) {
+        edit.add("tx_metadata", |out| MapEdit::removing(keys).apply(&metadata, out));
     }
     edit
 }

@@ -19,6 +19,7 @@ mod relay;
 mod requests;
 mod route;
 mod start;
+mod traced;
 mod upload;
 mod watched;
 mod writing;
@@ -50,6 +51,7 @@ use crate::guard::Guard;
 use crate::indexes::Known;
 use crate::metrics::Metrics;
 use crate::sight::Sight;
+use crate::traces::Traces;
 use crate::transport::Transport;
 use crate::upstream::{Access, Fault, Identities, Key, Lease, Principal, Upstream};
 
@@ -67,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) guard: Guard,
     pub(crate) gnn: Gnn,
     pub(crate) sight: Sight,
+    pub(crate) traces: Traces,
 }
 
 /// A client that has sent the Bolt magic.

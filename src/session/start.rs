@@ -204,8 +204,9 @@ impl Session {
             return Ok(Leased::Lease(lease));
         }
         // Waiting is rare and its state large: boxed.
-        let shared = Arc::clone(&self.shared);
+        let (shared, asked) = (Arc::clone(&self.shared), Instant::now());
         let leased = Box::pin(self.wait_for(async move { shared.upstream.lease(&need).await }, None)).await?;
+        self.trace_wait(crate::traces::Stage::Pool, asked);
         match leased {
             None => Ok(Leased::TakenBack),
             Some(Ok(mut lease)) => {

@@ -12,10 +12,12 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::requests::Message;
+use super::traced::Traced;
 use super::{Registration, Session, Shared};
 use crate::config::Parameters;
 use crate::sight::{Answered, Finished, Last, Outcome};
 use crate::statement::Statement;
+use crate::traces::Trace;
 use crate::upstream::Principal;
 
 /// The requests of a session that are not over.
@@ -35,6 +37,8 @@ pub(super) struct Watch {
     interrupted: bool,
     /// RUNs of this exchange that were answered here or went to Neo4j.
     runs: i64,
+    /// What of it is traced.
+    pub(super) traced: Traced,
 }
 
 /// A RUN and what fetches its result.
@@ -60,6 +64,8 @@ struct Request {
     t_last: Option<i64>,
     /// Its parameters, if they are to be shown should it be slow.
     parameters: Option<Box<[u8]>>,
+    /// What is known for its trace, if it is traced.
+    trace: Option<Box<Trace>>,
 }
 
 /// Parameters above this are not kept.
@@ -73,6 +79,7 @@ impl Session {
     pub(super) fn watch_start(&mut self, message: Message) {
         self.watch.arrived = None;
         self.watch.on = self.shared.config.load().sight.enabled;
+        self.trace_start(message);
         if message.tag == Tag::RUN {
             self.watch(message.extent);
         }
@@ -91,11 +98,13 @@ impl Session {
         };
         let statement = self.shared.coalescer.statements.get(run.text);
         self.registration.set_asked(statement.fingerprint);
+        let asked = Instant::now();
         self.watch.arrived = Some(Request {
+            trace: self.watch.traced.request(asked),
             statement,
             database,
             number: 0,
-            asked: Instant::now(),
+            asked,
             waited: Duration::ZERO,
             busy: Duration::ZERO,
             since: None,
@@ -210,6 +219,7 @@ impl Watch {
         if let Some(mut request) = self.arrived.take() {
             let now = Instant::now();
             request.waited = now - request.asked;
+            self.traced.sent(&mut request.trace);
             (request.number, request.since, request.due) = (number, Some(now), 1);
             if self.open.capacity() == 0 {
                 self.open.reserve_exact(1);
@@ -354,7 +364,12 @@ impl Request {
             client: Some(registration.peer),
             parameters: self.parameters.as_deref(),
         };
-        let code = shared.sight.record(&finished, &shared.config.load());
+        let config = shared.config.load();
+        let code = shared.sight.record(&finished, &config);
+        if let Some(trace) = &self.trace {
+            shared.metrics.traced.inc();
+            shared.traces.record(&finished, trace, &config, &shared.metrics);
+        }
         let Finished { took, waited, first, rows, .. } = finished;
         let (statement, database) = (self.statement, self.database);
         Some(Last { statement, database, answered, outcome, code, took, waited, first, rows })

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::baseline::{Change, Level};
 use super::post::Target;
-use super::{PlanKey, Sight, in_words, moment};
+use super::{PlanKey, Sight, in_words, kinds, moment};
 use crate::session::Shared;
 use crate::statement::fingerprint;
 
@@ -152,14 +152,17 @@ impl Alert {
         let level = change.level?;
         let millis = |nanoseconds: u64| nanoseconds as f64 / 1e6;
         let (fingerprint, user, database) = change.subject.clone();
+        let kind = kinds::name(fingerprint);
         let message = format!(
-            "A query takes {:.1} times as long as usual: {:.2} ms instead of {:.2} ms (medians).",
+            "{} {:.1} times as long as usual: {:.2} ms instead of {:.2} ms (medians).",
+            kind.map_or_else(|| "A query takes".to_owned(), |name| format!("{name} take")),
             change.factor,
             millis(change.median),
             millis(change.baseline.p50)
         );
         let plan = change.row.as_ref().map(|row| row.key());
-        let query = Some(Query { fingerprint, user, database, text: change.baseline.text.clone(), plan });
+        let text = change.baseline.text.clone();
+        let query = kind.is_none().then_some(Query { fingerprint, user, database, text, plan });
         Some(Self { kind: "slowdown", level, message, since: now, until: None, query })
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::histogram::{Histogram, quantiles};
+use super::kinds;
 use super::queries::Row;
 
 /// Samples that a baseline takes at least.
@@ -23,6 +24,8 @@ const JUDGED: u64 = 20;
 /// Steps in a row that a new level must hold, and an old one must not.
 const RISES: u32 = 2;
 const FALLS: u32 = 3;
+/// Steps for which a kind of operations must be slow, so that its queries are found out first.
+const LASTS: u64 = 3;
 /// A level begins a bit below its factor, so that a doubling is surely seen, and ends well below.
 const BEGINS: f64 = 0.9;
 const ENDS: f64 = 0.7;
@@ -154,6 +157,31 @@ impl Baselines {
             observed.judge(subject, step, &mut found);
         }
         found
+    }
+
+    /// Kinds of operations, each with its slowdown if there is one that has lasted for a while and that no query explains.
+    pub(crate) fn kinds(&self, step: u64) -> Vec<(Subject, Option<Change>)> {
+        let is_kind = |subject: &Subject| kinds::name(subject.0).is_some();
+        let explained = self.observed.iter().any(|(subject, observed)| {
+            !is_kind(subject) && (observed.level.is_some() || observed.pending.0.is_some())
+        });
+        let slow = |subject: &Subject, observed: &Observed| {
+            let level = observed.level.filter(|level| *level > Level::Info)?;
+            let (median, factor) = observed.now?;
+            let row = None;
+            let baseline = observed.baseline.clone()?;
+            let lasts = observed.since + LASTS <= step && !explained;
+            lasts.then(|| Change {
+                subject: subject.clone(),
+                level: Some(level),
+                row,
+                baseline,
+                median,
+                factor,
+            })
+        };
+        let kinds = self.observed.iter().filter(|(subject, _)| is_kind(subject));
+        kinds.map(|(subject, observed)| (subject.clone(), slow(subject, observed))).collect()
     }
 
     /// Baselines to be kept across restarts.

@@ -7,6 +7,7 @@ mod baseline;
 mod explain;
 mod histogram;
 mod history;
+mod kinds;
 mod metrics;
 mod moment;
 mod outcome;
@@ -43,6 +44,7 @@ use tokio::time::Instant;
 use self::alerts::Alerts;
 use self::baseline::Baselines;
 use self::histogram::Histogram;
+use self::kinds::Kinds;
 use self::queries::Queries;
 use self::resources::{Resources, Sample};
 use self::slow::{SlowLog, Wanted};
@@ -100,6 +102,7 @@ pub(crate) struct Last {
 pub(crate) struct Sight {
     metrics: Arc<Metrics>,
     queries: Queries,
+    kinds: Kinds,
     slow: SlowLog,
     rules: slow::Thresholds,
     baselines: Mutex<Baselines>,
@@ -117,6 +120,7 @@ impl Sight {
         Self {
             metrics,
             queries: Queries::default(),
+            kinds: Kinds::default(),
             slow: SlowLog::default(),
             rules: slow::Thresholds::default(),
             baselines: Mutex::default(),
@@ -132,6 +136,10 @@ impl Sight {
     pub(crate) fn record(&self, finished: &Finished<'_>, config: &Arc<Config>) -> Option<Arc<str>> {
         self.all.record(queries::nanoseconds(finished.took));
         let row = self.queries.record(finished, config.sight.max_queries);
+        if finished.answered == Answered::Neo4j && finished.outcome == Outcome::Success {
+            let served = finished.took.saturating_sub(finished.waited);
+            self.kinds.record(finished.statement, queries::nanoseconds(served));
+        }
         let threshold = self.rules.of(config, finished);
         if finished.took > threshold && !threshold.is_zero() {
             self.note_slow(finished, &row, &config.sight);

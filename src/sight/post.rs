@@ -1,4 +1,4 @@
-//! One HTTP POST of JSON: all that alerts need of HTTP.
+//! One HTTP POST: all that alerts and traces need of HTTP.
 
 use std::time::Duration;
 
@@ -62,14 +62,19 @@ impl Target {
         self
     }
 
-    /// Posts; what went wrong, unless the answer is 2xx.
+    /// Posts JSON; what went wrong, unless the answer is 2xx.
     pub(crate) async fn post(&self, body: &str) -> Result<(), String> {
-        let status = timeout(PATIENCE, self.exchange(body)).await;
+        self.post_as("application/json", body.as_bytes()).await
+    }
+
+    /// Posts something of a kind.
+    pub(crate) async fn post_as(&self, kind: &str, body: &[u8]) -> Result<(), String> {
+        let status = timeout(PATIENCE, self.exchange(kind, body)).await;
         let status = status.map_err(|_| format!("no answer within {PATIENCE:?}"))??;
         if (200..300).contains(&status) { Ok(()) } else { Err(format!("the answer was {status}")) }
     }
 
-    async fn exchange(&self, body: &str) -> Result<u16, String> {
+    async fn exchange(&self, kind: &str, body: &[u8]) -> Result<u16, String> {
         let words = |error: std::io::Error| error.to_string();
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(words)?;
         let mut stream = if self.tls {
@@ -84,7 +89,7 @@ impl Target {
             format!("authorization: Basic {}\r\n", STANDARD.encode(credentials))
         });
         let head = format!(
-            "POST {} HTTP/1.1\r\nhost: {}:{}\r\nuser-agent: sidebolt\r\ncontent-type: application/json\r\n{credentials}\
+            "POST {} HTTP/1.1\r\nhost: {}:{}\r\nuser-agent: sidebolt\r\ncontent-type: {kind}\r\n{credentials}\
              content-length: {}\r\nconnection: close\r\n\r\n",
             self.path,
             self.host,
@@ -92,7 +97,7 @@ impl Target {
             body.len()
         );
         stream.write_all(head.as_bytes()).await.map_err(words)?;
-        stream.write_all(body.as_bytes()).await.map_err(words)?;
+        stream.write_all(body).await.map_err(words)?;
         stream.flush().await.map_err(words)?;
         let mut answer = Vec::new();
         while answer.len() < 12 {

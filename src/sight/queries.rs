@@ -164,6 +164,24 @@ impl Row {
         }
     }
 
+    /// One that stands for all queries of a kind.
+    pub(super) fn of_kind(fingerprint: u64, name: &str) -> Self {
+        Self {
+            fingerprint,
+            principal: [0; 32],
+            user: Box::default(),
+            database: None,
+            text: name.into(),
+            example: None,
+            counts: Counts::default(),
+            times: Histogram::default(),
+            served: Histogram::default(),
+            who: Weak::new(),
+            varied: AtomicBool::new(false),
+            last_failure: Mutex::default(),
+        }
+    }
+
     /// Whether it was seen with other values in its text.
     pub(crate) fn is_varied(&self) -> bool {
         self.varied.load(Ordering::Relaxed)

@@ -8,12 +8,12 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::alerts::Alert;
-use super::baseline::{Change, Found, Kept, Level};
+use super::baseline::{Found, Kept, Level, Subject};
 use super::history::Keeper;
 use super::queries::Row;
 use super::resources::Sample;
 use super::slow::Wanted;
-use super::{Sight, now};
+use super::{Sight, kinds, now};
 use crate::app::Health;
 use crate::config::Config;
 use crate::session::Shared;
@@ -196,14 +196,21 @@ impl Sight {
         if !config.sight.enabled || !config.sight.baselines {
             return;
         }
-        let rows = self.queries.top(usize::MAX, |_| true);
-        let Found { changes, suspects } = self.baselines.lock().step(step, &rows, config.sight.max_queries);
+        let mut rows = self.queries.top(usize::MAX, |_| true);
+        rows.extend(self.kinds.rows());
+        let mut baselines = self.baselines.lock();
+        let Found { changes, suspects } = baselines.step(step, &rows, config.sight.max_queries + 3);
+        let kinds = baselines.kinds(step);
+        drop(baselines);
         for row in suspects.iter().filter(|_| config.sight.explain) {
             self.want_plan(row);
         }
         let now = now();
-        for change in &changes {
-            self.alerts.set(id(change), now, Alert::of(change, now));
+        for change in changes.iter().filter(|change| kinds::name(change.subject.0).is_none()) {
+            self.alerts.set(id(&change.subject), now, Alert::of(change, now));
+        }
+        for (subject, change) in &kinds {
+            self.alerts.set(id(subject), now, change.as_ref().and_then(|change| Alert::of(change, now)));
         }
     }
 
@@ -223,7 +230,7 @@ impl Sight {
     }
 }
 
-fn id(change: &Change) -> String {
-    let (fingerprint, user, database) = &change.subject;
+fn id(subject: &Subject) -> String {
+    let (fingerprint, user, database) = subject;
     format!("slowdown {fingerprint:016x} {user:?} {database:?}")
 }

@@ -41,6 +41,12 @@ pub(crate) enum Way {
     Guarded,
     /// With a limit that it finds itself.
     Adaptive,
+    /// Sidebolt that sees nothing of the queries.
+    Blind,
+    /// Sidebolt that sees all and keeps it.
+    Seeing,
+    /// Sidebolt that traces one request in a hundred too.
+    Tracing,
     /// No proxy, and the writes batched by the client itself.
     ByHand,
 }
@@ -58,6 +64,9 @@ impl fmt::Display for Way {
             Self::Unguarded => "Sidebolt, no limits",
             Self::Guarded => "Sidebolt, limits",
             Self::Adaptive => "Sidebolt, adaptive",
+            Self::Blind => "Sidebolt, no sight",
+            Self::Seeing => "Sidebolt, all of sight",
+            Self::Tracing => "Sidebolt, sight and traces",
             Self::ByHand => "UNWIND by hand",
         })
     }
@@ -178,6 +187,20 @@ impl Arena {
         let (server, address) = start_stub(threads, programs)?;
         let stub = Target { way: Way::Direct, address, pid: Some(server.pid()), admin: None };
         let mut arena = Self::before(stub, pool_size, programs)?;
+        arena._servers.push(server);
+        Ok(arena)
+    }
+
+    /// Sidebolts that differ in their configuration, before the stub.
+    pub(crate) fn of_sidebolts_before_stub(
+        threads: usize,
+        ways: &[(Way, &str)],
+        pool_size: usize,
+        programs: &Programs,
+    ) -> Result<Self> {
+        let (server, address) = start_stub(threads, programs)?;
+        let stub = Target { way: Way::Direct, address, pid: Some(server.pid()), admin: None };
+        let mut arena = Self::of_sidebolts(stub, ways, pool_size, programs)?;
         arena._servers.push(server);
         Ok(arena)
     }

@@ -29,4 +29,5 @@ mod session;
 mod sight;
 mod sight_admin;
 mod sight_history;
+mod traces;
 mod transparency;

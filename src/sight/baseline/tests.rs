@@ -64,6 +64,18 @@ impl World {
         millis * (noise * normal).exp() * pause
     }
 
+    /// Ten seconds of texts that are asked once each, as Sight itself looks at them.
+    fn once_each(&mut self, requests: u32, millis: f64) {
+        for _ in 0..requests {
+            let name = self.random.u64(..);
+            self.statement = Arc::new(Statement::parse(&format!("MATCH (n:L{name}) RETURN n")));
+            let took = self.noisy(millis, 0.2);
+            self.ask(took, Answered::Neo4j);
+        }
+        self.step += 1;
+        self.sight.step(self.step, &self.config);
+    }
+
     /// Ten seconds with so many requests; the changes at their end.
     fn ten_seconds(&mut self, requests: usize, millis: f64, noise: f64) -> Vec<Change> {
         for _ in 0..requests {
@@ -212,4 +224,27 @@ fn baselines_are_kept_and_bounded() {
     let rows = many.sight.top(usize::MAX, &Viewer::of(&many.principal, &many.config));
     many.baselines.step(1, &rows, 100);
     assert_eq!(many.baselines.observed.len(), 100);
+}
+
+#[test]
+fn reads_together_have_a_baseline_too() {
+    let mut world = World::new(11);
+    for _ in 0..60 {
+        world.once_each(50, 10.0);
+    }
+    assert!(world.sight.alerts.all().0.is_empty(), "{:?}", world.sight.alerts.all().0);
+    // A bit slower is no matter, six times is.
+    (0..6).for_each(|_| world.once_each(50, 16.0));
+    assert!(world.sight.alerts.all().0.is_empty(), "{:?}", world.sight.alerts.all().0);
+    (0..6).for_each(|_| world.once_each(50, 60.0));
+    let (active, _) = world.sight.alerts.all();
+    let [alert] = active.as_slice() else { panic!("{active:?}") };
+    assert_eq!(alert.level, Level::Critical);
+    assert!(alert.message.starts_with("(all reads) take ") && alert.query.is_none(), "{alert:?}");
+    let all = world.sight.baselines(10, &Viewer::of_all());
+    assert_eq!(&*all[0].baseline.text, "(all reads)");
+    assert!(
+        world.sight.baselines(10, &Viewer::of(&world.principal, &world.config)).is_empty(),
+        "it is of all users"
+    );
 }

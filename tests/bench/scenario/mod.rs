@@ -8,6 +8,7 @@ mod gnn;
 mod guard;
 mod idle;
 mod latency;
+mod sight;
 mod stream;
 mod stub;
 
@@ -45,6 +46,8 @@ pub(crate) enum Scenario {
     Cache,
     /// Limits, the queue and the circuit breaker: what they cost, what they hold.
     Guard,
+    /// What seeing the queries costs: sight on and off, before the stub.
+    Sight,
     /// Graphs and embeddings: `CALL gnn.…`.
     Gnn,
     /// 100,000 nodes and 500,000 relationships written as singles; long, and only run when it is named.
@@ -104,6 +107,7 @@ impl Scenario {
             Self::Coalesce => coalesce::run(settings),
             Self::Cache => cache::run(settings),
             Self::Guard => guard::run(settings),
+            Self::Sight => sight::run(settings),
             Self::Gnn => gnn::run(settings),
             Self::Bulk => coalesce::bulk(settings),
         }?;
