@@ -118,6 +118,7 @@ impl Exporter {
             (Answered::Neo4j, _) => child("upstream", trace.asked + finished.waited, instant),
             (Answered::Cache, _) => child("cache", trace.asked, instant),
             (Answered::Batch | Answered::Deferred, _) => child("batch", trace.asked, instant),
+            (Answered::Gnn, _) => child("gnn", trace.asked, instant),
         }
         span.end_with_timestamp(now);
     }

@@ -41,10 +41,12 @@ pub(super) fn run(settings: &Settings) -> Result<Findings> {
     let runtime = Runtime::new()?;
     let client = |target: Target| {
         let login = &settings.login;
-        let mut options = Options::default();
-        options.auth = Auth::basic(login.user.clone(), login.password.clone());
-        options.timeout = Duration::from_secs(600);
-        options.max_answer = 1 << 30;
+        let options = Options {
+            auth: Auth::basic(login.user.clone(), login.password.clone()),
+            timeout: Duration::from_secs(600),
+            max_answer: 1 << 30,
+            ..Options::default()
+        };
         let address = target.address.to_string();
         async move { BoltClient::connect(&address, options).await }
     };

@@ -209,7 +209,7 @@ async fn many_callers_at_once_get_their_own_answers() {
                     .query(&format!("CALL gnn.embed.stream('g', {{modelName: 'sage', nodes: [{id}]}})"))
                     .await
                     .unwrap();
-                assert_eq!(rows, [expected.clone()]);
+                assert_eq!(rows, std::slice::from_ref(&expected));
             }
         });
     }
