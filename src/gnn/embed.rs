@@ -92,13 +92,6 @@ impl Gnn {
         configuration: Option<Value>,
         mode: Mode,
     ) -> Result<Output, Trouble> {
-        if let (Some(Value::List(_)), Mode::Stream) = (&graph, mode) {
-            let nodes = match graph {
-                Some(Value::List(nodes)) => nodes,
-                _ => Vec::new(),
-            };
-            return self.embed_live(caller, nodes, configuration).await;
-        }
         let since = Instant::now();
         let graph = name("graphName", graph.as_ref())?;
         let shown = configuration.clone().unwrap_or_else(|| Value::Map(Vec::new()));

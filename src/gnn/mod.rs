@@ -17,6 +17,7 @@ mod live;
 mod matrix;
 mod metrics;
 mod models;
+mod names;
 mod procedures;
 mod project;
 mod rows;
@@ -144,7 +145,12 @@ impl Gnn {
             Runs::Drop => self.drop(caller, next(), next()).await,
             Runs::FastRpStream => self.fast_rp(caller, next(), next(), false).await,
             Runs::FastRpWrite => self.fast_rp(caller, next(), next(), true).await,
-            Runs::EmbedStream => self.embed(caller, next(), next(), Mode::Stream).await,
+            Runs::EmbedStream => match (next(), next()) {
+                (Some(Value::List(nodes)), configuration) => {
+                    self.embed_live(caller, nodes, configuration).await
+                }
+                (graph, configuration) => self.embed(caller, graph, configuration, Mode::Stream).await,
+            },
             Runs::EmbedWrite => self.embed(caller, next(), next(), Mode::Write).await,
             Runs::EmbedStats => self.embed(caller, next(), next(), Mode::Stats).await,
             Runs::EmbedEstimate => self.embed(caller, next(), next(), Mode::Estimate).await,

@@ -12,6 +12,7 @@ use super::fetch::{Caller, NOTHING};
 use super::fresh::Stamp;
 use super::graph::{Graph, NOBODY, Positions};
 use super::matrix::{Features, assemble};
+use super::names::{check_names, prefix_of};
 use super::spec::{Relationships, Spec, Way};
 use super::{Trouble, fetch};
 use crate::sight::now;
@@ -182,48 +183,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
     })
 }
 
-/// Whether the names that the graph is made of exist, and what element ids begin with.
-async fn check_names(caller: &Caller, lease: &mut Lease, spec: &Spec) -> Result<Box<str>, Trouble> {
-    let wanted = [
-        ("label", "labels", "CALL db.labels() YIELD label RETURN collect(label)", spec.labels.clone()),
-        (
-            "relationship type",
-            "types",
-            "CALL db.relationshipTypes() YIELD relationshipType RETURN collect(relationshipType)",
-            spec.relationships.iter().flat_map(|relationships| relationships.types.clone()).collect(),
-        ),
-    ];
-    for (what, many, text, names) in wanted {
-        if names.is_empty() {
-            continue;
-        }
-        let mut known: Vec<String> = Vec::new();
-        caller
-            .read(lease, text, NOTHING, |walker| {
-                for _ in 0..walker.list_header().map_err(broken)? {
-                    known.push(walker.string().map_err(broken)?.to_owned());
-                }
-                Ok(())
-            })
-            .await?;
-        if let Some(name) = names.iter().find(|name| !known.contains(name)) {
-            let near = crate::config::meant(name, known.iter().map(String::as_str));
-            let mean = near.map(|near| format!(" (Did you mean '{near}'?)")).unwrap_or_default();
-            return Err(Trouble::wrong(format!(
-                "Invalid projection, one or more {many} not found: '{name}'{mean}. The {what} must exist in the database, and be one that you may see."
-            )));
-        }
-    }
-    let text = format!("MATCH {} RETURN elementId(n) LIMIT 1", spec.node("n"));
-    let prefix = prefix_of(caller, lease, &text, NOTHING).await?;
-    prefix.ok_or_else(|| {
-        Trouble::wrong(format!(
-            "Node-Query returned no nodes: there is none that matches {}.",
-            spec.node("n")
-        ))
-    })
-}
-
 /// Reads the nodes with these ids, and what element ids begin with.
 pub(super) async fn read_nodes_of(
     caller: &Caller,
@@ -241,23 +200,6 @@ pub(super) async fn read_nodes_of(
     let text = spec.nodes_text().replacen("MATCH (n)", "MATCH (n) WHERE id(n) IN $ids", 1);
     let nodes = read_chunks(caller, lease, spec, &text, ids, |bytes| reserved.set(before + bytes)).await?;
     Ok((prefix, nodes))
-}
-
-async fn prefix_of(
-    caller: &Caller,
-    lease: &mut Lease,
-    text: &str,
-    parameters: &[u8],
-) -> Result<Option<Box<str>>, Trouble> {
-    let mut prefix = None;
-    caller
-        .read(lease, text, parameters, |walker| {
-            let id = walker.string().map_err(broken)?;
-            prefix = id.rsplit_once(':').map(|(prefix, _)| format!("{prefix}:").into());
-            Ok(())
-        })
-        .await?;
-    Ok(prefix)
 }
 
 /// Reads chunks of nodes; `grown` hears how many bytes they take.

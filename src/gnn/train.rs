@@ -7,6 +7,7 @@ use bolt_wire::packstream::Value;
 use tokio::time::Instant;
 
 use super::embeddings::{WIDEST, everything};
+use super::graph::Graph;
 use super::models::Loaded;
 use super::project::blocking;
 use super::rows::{Output, Rows};
@@ -93,6 +94,18 @@ impl Gnn {
             ));
         }
         training.feature_properties = properties.unwrap_or_default();
+        self.learn(caller, graph, training, since).await
+    }
+
+    /// Learns, keeps the model, and tells of each epoch.
+    async fn learn(
+        &self,
+        caller: &Caller,
+        graph: Arc<Graph>,
+        training: gnn::Training,
+        since: Instant,
+    ) -> Result<Output, Trouble> {
+        let config = caller.shared.config.load_full();
         let bytes = 8 * (graph.ids.len() + graph.edges.edges());
         let _reserved = self.catalog.budget.take(bytes)?;
         let (cancel, folder, named) =

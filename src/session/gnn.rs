@@ -11,10 +11,10 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::guarded::{Ruled, Seated};
-use super::local::{Fetch, MOST, Open, Tail, Taken, millis, too_many};
+use super::local::{Fetch, MOST, Open, Tail, millis, too_many};
 use super::requests::Message;
 use super::start::access_of;
-use super::{Session, Step};
+use super::{End, Session, Step};
 use crate::gnn::{self, Call, Caller, NAMESPACE, Output, Trouble};
 use crate::sight::Answered;
 use crate::upstream::Need;
@@ -90,38 +90,39 @@ impl Session {
         Ok(changed)
     }
 
-    /// A message of an open exchange that `take_local` has left: a call inside of a transaction, or rows that are fetched.
-    pub(super) async fn take_gnn(&mut self, message: Message) -> Step<Taken> {
+    /// A message of an open exchange that `take_local` has left: a call inside of a transaction, or rows that are fetched. False if it has
+    /// to wait for answers that are due.
+    pub(super) async fn take_gnn(&mut self, message: Message) -> Step<bool> {
         if message.tag == Tag::RUN {
             return self.gnn_in_transaction(message).await;
         }
         self.stream_rows(message).await?;
-        Ok(Taken::Done)
+        Ok(true)
     }
 
     /// A RUN inside of a transaction.
-    async fn gnn_in_transaction(&mut self, message: Message) -> Step<Taken> {
-        let Some(asked) = self.gnn_asked(message.extent) else { return Ok(Taken::Not) };
+    async fn gnn_in_transaction(&mut self, message: Message) -> Step<bool> {
+        let Some(asked) = self.gnn_asked(message.extent) else { return Err(End::Violation) };
         if self.machine.in_flight() > 0 {
-            return Ok(Taken::Later);
+            return Ok(false);
         }
         match self.let_run(message, false) {
             Ruled::Runs => {}
-            Ruled::Refused => return Ok(Taken::Done),
-            Ruled::Later => return Ok(Taken::Later),
+            Ruled::Refused => return Ok(true),
+            Ruled::Later => return Ok(false),
         }
         self.watch(message.extent);
         match asked {
             Asked::Wrong(trouble) => self.refuse_gnn(message, trouble, NAMESPACE),
             Asked::Call(call) => {
                 let (call, values) = *call;
-                let Some(caller) = self.gnn_caller(None) else { return Ok(Taken::Not) };
+                let Some(caller) = self.gnn_caller(None) else { return Err(End::Violation) };
                 // What goes on to Neo4j stands in the buffer now, and is taken from there like any other message.
                 self.run_gnn(message, &call, values, caller).await?;
             }
         }
         self.last_heard = Instant::now();
-        Ok(Taken::Done)
+        Ok(true)
     }
 
     /// The call that the RUN at the start of `inbuf` is, if it is one.

@@ -59,12 +59,9 @@ impl Session {
                     return Ok(true);
                 }
                 if self.results.is_some() || tag == Tag::RUN {
-                    let taken = match self.take_local(message)? {
-                        Taken::Gnn => Box::pin(self.take_gnn(message)).await?,
-                        taken => taken,
-                    };
-                    match taken {
-                        Taken::Done | Taken::Gnn => return Ok(true),
+                    match self.take_local(message)? {
+                        Taken::Gnn => return Box::pin(self.take_gnn(message)).await,
+                        Taken::Done => return Ok(true),
                         Taken::Later => return Ok(false),
                         Taken::Not => {}
                     }
