@@ -36,6 +36,9 @@ const LAST: Duration = Duration::from_secs(10);
 /// Seconds whose samples may be in a minute that has just ended.
 const LATEST: usize = 130;
 
+/// What became of a writing, and the minutes that are left.
+type Written = (Result<(), String>, Vec<(u64, Bucket)>);
+
 /// The file, if there is one.
 #[derive(Clone, Default)]
 pub(crate) struct History {
@@ -56,7 +59,7 @@ pub(super) struct Keeper {
     alerts: HashMap<(u64, u64), u64>,
     pending: Vec<(u64, Bucket)>,
     /// What is being written, and gives back what could not be.
-    writing: Option<JoinHandle<(Result<(), String>, Vec<(u64, Bucket)>)>>,
+    writing: Option<JoinHandle<Written>>,
     /// It was said that it cannot be written.
     complained: bool,
 }
