@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! gnn-bench [--threads N] [--nodes N] [--edges N] [--runs N]    a random graph, GraphSAGE 64 → 64 → 64 → 128
+//! gnn-bench --library FILE                                      with a library of gnn/cuda/build, where there is a GPU
 //! gnn-bench [--threads N] --case FOLDER                         a model and case.safetensors; one forward for each
 //!                                                               line read, answered with "wall cpu" in milliseconds
 //! ```
 //! tests/gnn/compare_pyg.py uses the second form to take turns with PyTorch Geometric.
 
-use gnn::{Aggr, Cancel, Config, Csr, FastRp, Limits, Matrix, Model, Orientation};
+use gnn::{Aggr, Cancel, Config, Csr, FastRp, Limits, Matrix, Model, Orientation, Training};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use safetensors::SafeTensors;
@@ -20,6 +21,11 @@ use std::time::Instant;
 fn main() {
     let options = Options::parse();
     gnn::set_threads(options.threads).expect("the threads start");
+    if let Some(library) = &options.library {
+        let device = gnn::open_with(gnn::Choice::Auto, Some(Path::new(library)))
+            .expect("the processor can always compute");
+        println!("device: {} {} ({})", device.kind, device.name, device.reason);
+    }
     if let Some(folder) = &options.case {
         return serve(Path::new(folder));
     }
@@ -46,6 +52,7 @@ fn main() {
         }
     }
     fast_rp(&graph, options.runs);
+    training(&mut random);
 }
 
 /// The whole graph: time and memory.
@@ -67,10 +74,27 @@ fn full(model: &Model, graph: &Csr, features: &Matrix, runs: usize) {
     println!("full graph: {} MiB more than before at its peak (embeddings included)", extra >> 10);
 }
 
-/// What the machine can do at most.
+/// What the machine can do at most, by wall and by CPU time: on a busy machine only the latter says something.
 struct Machine {
-    bytes_per_ms: f64,
-    flop_per_ms: f64,
+    copy: Rate,
+    multiply: Rate,
+}
+
+/// How much of something in a millisecond.
+#[derive(Clone, Copy)]
+struct Rate {
+    wall: f64,
+    cpu: f64,
+}
+
+impl Rate {
+    /// `work` does `amount`; the best wall time and the mean CPU time of 20 rounds.
+    fn measure(amount: f64, mut work: impl FnMut()) -> Self {
+        work();
+        let before = cpu_ms();
+        let wall = (0..20).map(|_| timed(&mut work).1).fold(f64::MAX, f64::min);
+        Self { wall: amount / wall, cpu: amount * 20.0 / (cpu_ms() - before).max(1.0) }
+    }
 }
 
 impl Machine {
@@ -79,22 +103,18 @@ impl Machine {
             rayon::ThreadPoolBuilder::new().num_threads(gnn::threads()).build().expect("threads start");
         let source = vec![1.0f32; 1 << 25];
         let mut target = vec![0.0f32; 1 << 25];
-        let mut copy = || {
+        let copy = || {
             pool.install(|| {
-                target
-                    .par_chunks_mut(1 << 16)
-                    .zip(source.par_chunks(1 << 16))
-                    .for_each(|(to, from)| to.copy_from_slice(from))
-            })
+                let chunks = target.par_chunks_mut(1 << 16).zip(source.par_chunks(1 << 16));
+                chunks.for_each(|(to, from)| to.copy_from_slice(from));
+            });
         };
-        copy();
-        let copied = (0..5).map(|_| timed(&mut copy).1).fold(f64::MAX, f64::min);
-        let multiply = || pool.broadcast(|_| std::hint::black_box(Arch::new().dispatch(Peak)));
-        let multiplied = (0..5).map(|_| timed(multiply).1).fold(f64::MAX, f64::min);
-        Self {
-            bytes_per_ms: 2.0 * 4.0 * (1 << 25) as f64 / copied,
-            flop_per_ms: gnn::threads() as f64 * Arch::new().dispatch(Peak) / multiplied,
-        }
+        let copy = Rate::measure(2.0 * 4.0 * f64::from(1 << 25), copy);
+        let flop = gnn::threads() as f64 * Arch::new().dispatch(Peak);
+        let multiply = Rate::measure(flop, || {
+            pool.broadcast(|_| std::hint::black_box(Arch::new().dispatch(Peak)));
+        });
+        Self { copy, multiply }
     }
 
     /// Each layer's rows are gathered once an edge, read and written once, and multiplied twice.
@@ -103,24 +123,24 @@ impl Machine {
         let (nodes, edges) = (graph.nodes() as f64, graph.edges() as f64);
         let bytes: f64 = widths.iter().map(|(a, b)| 4.0 * (edges * a + nodes * (a + b))).sum();
         let flop: f64 = widths.iter().map(|(a, b)| 4.0 * nodes * a * b).sum();
-        let floor = bytes / self.bytes_per_ms + flop / self.flop_per_ms;
-        let best = (0..runs)
-            .map(|_| timed(|| model.forward(graph, features, &Cancel::default()).expect("fits")).1)
-            .fold(f64::MAX, f64::min);
-        println!(
-            "machine: copies {:.1} GB/s (read and written), {:.0} GFLOP/s of fused multiply-add",
-            self.bytes_per_ms / 1e6,
-            self.flop_per_ms / 1e6
-        );
-        println!(
-            "roofline: {:.2} GB in {:.0} ms + {:.2} GFLOP in {:.0} ms = {floor:.0} ms; measured {best:.0} ms = {:.0} % of the roofline, {:.1} GFLOP/s",
-            bytes / 1e9,
-            bytes / self.bytes_per_ms,
-            flop / 1e9,
-            flop / self.flop_per_ms,
-            100.0 * floor / best,
-            flop / best / 1e6
-        );
+        let forward = || drop(model.forward(graph, features, &Cancel::default()).expect("fits"));
+        let before = cpu_ms();
+        let best = (0..runs).map(|_| timed(forward).1).fold(f64::MAX, f64::min);
+        let cpu = (cpu_ms() - before) / runs as f64;
+        let Self { copy, multiply } = self;
+        println!("to do: {:.2} GB and {:.2} GFLOP", bytes / 1e9, flop / 1e9);
+        for (clock, copy, multiply, took) in
+            [("wall", copy.wall, multiply.wall, best), ("CPU", copy.cpu, multiply.cpu, cpu)]
+        {
+            let floor = bytes / copy + flop / multiply;
+            println!(
+                "roofline by {clock}: {:.1} GB/s, {:.0} GFLOP/s: {floor:.0} ms; took {took:.0} ms = {:.0} % of the roofline, {:.1} GFLOP/s",
+                copy / 1e6,
+                multiply / 1e6,
+                100.0 * floor / took,
+                flop / took / 1e6
+            );
+        }
     }
 }
 
@@ -179,6 +199,25 @@ fn fast_rp(graph: &Csr, runs: usize) {
     let cpu = (cpu_ms() - cpu) / runs as f64;
     walls.sort_by(f64::total_cmp);
     println!("FastRP, 128 dimensions: median {:.1} ms, CPU {cpu:.0} ms a run", walls[runs / 2]);
+}
+
+/// Two epochs with the defaults on 10,000 nodes.
+fn training(random: &mut Random) {
+    let ends = |random: &mut Random| (0..60_000).map(|_| random.below(10_000)).collect::<Vec<u32>>();
+    let (sources, targets) = (ends(random), ends(random));
+    let graph =
+        Csr::from_edges(10_000, &sources, &targets, None, Orientation::Undirected).expect("edges fit");
+    let features =
+        Matrix::new(10_000, 64, (0..640_000).map(|_| random.number()).collect()).expect("sizes agree");
+    let training = Training { epochs: 2, ..Training::default() };
+    let cpu = cpu_ms();
+    let (_, wall) =
+        timed(|| training.run(&graph, &features, &Cancel::default(), |_| {}).expect("it can be trained"));
+    println!(
+        "training, 10,000 nodes, 120,000 messages, 50 batches: {:.0} ms an epoch, CPU {:.0} ms",
+        wall / 2.0,
+        (cpu_ms() - cpu) / 2.0
+    );
 }
 
 /// One forward of the case's model for each line of standard input.
@@ -283,11 +322,13 @@ struct Options {
     edges: usize,
     runs: usize,
     case: Option<String>,
+    library: Option<String>,
 }
 
 impl Options {
     fn parse() -> Self {
-        let mut options = Self { threads: 2, nodes: 169_343, edges: 1_166_243, runs: 9, case: None };
+        let mut options =
+            Self { threads: 2, nodes: 169_343, edges: 1_166_243, runs: 9, case: None, library: None };
         let mut arguments = std::env::args().skip(1);
         while let Some(flag) = arguments.next() {
             let value = arguments.next().unwrap_or_else(|| panic!("{flag} wants a value"));
@@ -298,6 +339,7 @@ impl Options {
                 "--edges" => options.edges = number(),
                 "--runs" => options.runs = number(),
                 "--case" => options.case = Some(value),
+                "--library" => options.library = Some(value),
                 _ => panic!("no such option: {flag}"),
             }
         }

@@ -1,5 +1,6 @@
 //! The graph: for each node, whom it hears.
 
+use crate::accelerate::{DeviceGraph, Resident};
 use crate::kernel::gather::Hearing;
 use crate::{Error, Matrix};
 use std::sync::OnceLock;
@@ -13,7 +14,11 @@ pub struct Csr {
     /// `width` numbers for each edge, in the order of `sources`.
     edge_values: Vec<f32>,
     edge_width: usize,
+    /// Whether a number of an edge is below 0.
+    negative: bool,
     symmetric: OnceLock<Vec<f32>>,
+    /// On a device: without and with degrees.
+    resident: [Resident<DeviceGraph>; 2],
 }
 
 /// Which way an edge carries messages.
@@ -99,6 +104,10 @@ impl Csr {
         self.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
     }
 
+    pub(crate) fn has_negative_edges(&self) -> bool {
+        self.negative
+    }
+
     /// Where a node's neighbours stand among all of them.
     pub(crate) fn range(&self, node: usize) -> std::ops::Range<usize> {
         self.offsets[node] as usize..self.offsets[node + 1] as usize
@@ -128,6 +137,14 @@ impl Csr {
 
     pub(crate) fn edge_values(&self) -> &[f32] {
         &self.edge_values
+    }
+
+    pub(crate) fn resident(&self) -> &Resident<DeviceGraph> {
+        &self.resident[0]
+    }
+
+    pub(crate) fn resident_symmetric(&self) -> &Resident<DeviceGraph> {
+        &self.resident[1]
     }
 
     /// 1/√degree of each node as GCN counts: weights added up by target, other edges plus one loop. Kept.
@@ -187,7 +204,9 @@ impl Csr {
             sources: vec![0; total],
             edge_values: vec![0.0; total * width],
             edge_width: width,
+            negative: values.iter().any(|value| *value < 0.0),
             symmetric: OnceLock::new(),
+            resident: Default::default(),
         };
         let mut put = |source: u32, target: u32, edge: usize| {
             let at = next[target as usize] as usize;

@@ -1,8 +1,13 @@
 //! What computes.
 
+use crate::model::self_check;
 use crate::{Error, threads};
+use gnn_device::{Description, Library};
+use parking_lot::Mutex;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Which device to take.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -56,6 +61,8 @@ pub struct Device {
     pub name: String,
     /// Whether it can compute.
     pub usable: bool,
+    /// Whether whole graphs are computed by it.
+    pub used: bool,
     /// Why it cannot, or why it was taken.
     pub reason: String,
     /// Its memory in bytes; 0 if that is not known.
@@ -79,32 +86,105 @@ impl Device {
     }
 }
 
-/// All devices, usable or not; the processor last.
+/// All devices, usable or not; the processor last. What is said about a GPU is from [`open`].
 #[must_use]
 pub fn devices() -> Vec<Device> {
-    vec![cuda(), cpu("no other device can compute")]
+    let gpu = gpu();
+    let reason = if gpu.usable { "computes what the GPU does not" } else { "no other device can compute" };
+    vec![gpu, cpu(reason)]
 }
 
-/// The device that is to compute.
+/// Chooses the device that is to compute whole graphs, for all callers together.
 ///
 /// # Errors
 /// If a GPU is asked for and cannot be used.
 pub fn open(choice: Choice) -> Result<Device, Error> {
+    open_with(choice, None)
+}
+
+/// As [`open`], with a library that `gnn/cuda/build` made; without one, it is looked for beside this program and
+/// where the system's libraries are.
+///
+/// # Errors
+/// If a GPU is asked for and cannot be used.
+pub fn open_with(choice: Choice, library: Option<&Path>) -> Result<Device, Error> {
+    if choice == Choice::Cpu {
+        STATE.lock().used = false;
+        return Ok(cpu("asked for"));
+    }
+    let known = STATE.lock().library.clone();
+    let found = known.map_or_else(|| find(library), Ok);
+    let mut state = STATE.lock();
+    state.used = found.is_ok();
+    match found {
+        Ok(library) => state.library = Some(library),
+        Err(reason) => state.reason = reason,
+    }
+    drop(state);
+    let gpu = gpu();
     match choice {
-        Choice::Cpu => Ok(cpu("asked for")),
-        Choice::Auto => Ok(cpu(&format!("CUDA: {}", cuda().reason))),
-        Choice::Cuda => Err(Error::argument("device", format!("cuda cannot be used: {}", cuda().reason))),
+        _ if gpu.usable => Ok(gpu),
+        Choice::Cuda => Err(Error::argument("device", format!("cuda cannot be used: {}", gpu.reason))),
+        _ => Ok(cpu(&format!("CUDA: {}", gpu.reason))),
     }
 }
 
-fn cuda() -> Device {
+/// The library to compute with, if there is one.
+pub(crate) fn active() -> Option<Arc<Library>> {
+    let state = STATE.lock();
+    state.library.clone().filter(|_| state.used)
+}
+
+/// A computation went to the processor: shown with the device.
+pub(crate) fn fell_back(reason: String) {
+    STATE.lock().reason = reason;
+}
+
+/// What is known about the GPU.
+struct State {
+    library: Option<Arc<Library>>,
+    used: bool,
+    /// Why there is no library, or why a computation went to the processor.
+    reason: String,
+}
+
+fn find(library: Option<&Path>) -> Result<Arc<Library>, String> {
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(LIBRARY)));
+    let places = match library {
+        Some(library) => vec![library.to_owned()],
+        None => beside.filter(|path| path.exists()).into_iter().chain([PathBuf::from(LIBRARY)]).collect(),
+    };
+    let mut reason = String::new();
+    for place in places {
+        match Library::open(&place).and_then(|library| self_check(&library).map(|()| library)) {
+            Ok(library) => return Ok(library),
+            Err(error) => reason = error,
+        }
+    }
+    Err(reason)
+}
+
+fn gpu() -> Device {
+    let state = STATE.lock();
+    let used = state.used;
+    let described = state.library.as_ref().map(|library| library.describe());
+    let (usable, reason, description) = match described {
+        Some(Ok(description)) if state.reason.is_empty() => (true, "can compute".to_owned(), description),
+        Some(Ok(description)) => {
+            (true, format!("can compute; its last failure: {}", state.reason), description)
+        }
+        Some(Err(reason)) => (false, reason, Description::default()),
+        None if state.reason.is_empty() => (false, "was not looked for".to_owned(), Description::default()),
+        None => (false, state.reason.clone(), Description::default()),
+    };
     Device {
         kind: DeviceKind::Cuda,
-        name: "CUDA".to_owned(),
-        usable: false,
-        reason: "this build computes on the processor only".to_owned(),
-        memory_total: 0,
-        memory_free: 0,
+        name: if description.name.is_empty() { "CUDA".to_owned() } else { description.name },
+        usable,
+        used: usable && used,
+        reason,
+        memory_total: description.total,
+        memory_free: description.free,
         threads: 0,
     }
 }
@@ -117,6 +197,7 @@ fn cpu(reason: &str) -> Device {
         kind: DeviceKind::Cpu,
         name: name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()),
         usable: true,
+        used: active().is_none(),
         reason: reason.to_owned(),
         memory_total: memory("MemTotal"),
         memory_free: memory("MemAvailable"),
@@ -130,6 +211,10 @@ fn read_kib(file: &str, key: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap_or_default();
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
+
+static STATE: Mutex<State> = Mutex::new(State { library: None, used: false, reason: String::new() });
+
+const LIBRARY: &str = "libsidebolt_gnn_cuda.so";
 
 #[cfg(test)]
 mod tests {

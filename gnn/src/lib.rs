@@ -11,6 +11,7 @@
 //!
 //! All results depend on the input and the seed only, never on the number of threads.
 
+mod accelerate;
 mod adapt;
 mod cancel;
 mod csr;
@@ -29,7 +30,7 @@ mod train;
 pub use adapt::{Adapt, adapt};
 pub use cancel::Cancel;
 pub use csr::{Csr, Orientation};
-pub use device::{Choice, Device, DeviceKind, devices, open};
+pub use device::{Choice, Device, DeviceKind, devices, open, open_with};
 pub use error::Error;
 pub use fastrp::FastRp;
 pub use matrix::Matrix;

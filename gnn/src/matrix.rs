@@ -1,7 +1,9 @@
 //! Rows of numbers: features in, embeddings out.
 
 use crate::Error;
+use crate::accelerate::Resident;
 use crate::threads;
+use gnn_device::Buffer;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,12 +15,19 @@ pub struct Matrix {
     values: Vec<f32>,
     /// Whether all values are known to be finite: looked for once, because small requests read large matrices.
     finite: AtomicBool,
+    resident: Resident<Buffer>,
 }
 
 impl Clone for Matrix {
     fn clone(&self) -> Self {
         let finite = AtomicBool::new(self.finite.load(Ordering::Relaxed));
-        Self { rows: self.rows, columns: self.columns, values: self.values.clone(), finite }
+        Self {
+            rows: self.rows,
+            columns: self.columns,
+            values: self.values.clone(),
+            finite,
+            resident: Resident::default(),
+        }
     }
 }
 
@@ -42,13 +51,19 @@ impl Matrix {
             );
             return Err(Error::argument("values", problem));
         }
-        Ok(Self { rows, columns, values, finite: AtomicBool::new(false) })
+        Ok(Self { rows, columns, values, finite: AtomicBool::new(false), resident: Resident::default() })
     }
 
     /// One of zeros.
     #[must_use]
     pub fn zeros(rows: usize, columns: usize) -> Self {
-        Self { rows, columns, values: vec![0.0; rows * columns], finite: AtomicBool::new(false) }
+        Self {
+            rows,
+            columns,
+            values: vec![0.0; rows * columns],
+            finite: AtomicBool::new(false),
+            resident: Resident::default(),
+        }
     }
 
     /// How many rows.
@@ -71,7 +86,7 @@ impl Matrix {
 
     /// One row, to be changed.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        *self.finite.get_mut() = false;
+        self.changed();
         &mut self.values[row * self.columns..][..self.columns]
     }
 
@@ -83,7 +98,7 @@ impl Matrix {
 
     /// All values, to be changed.
     pub fn values_mut(&mut self) -> &mut [f32] {
-        *self.finite.get_mut() = false;
+        self.changed();
         &mut self.values
     }
 
@@ -91,6 +106,16 @@ impl Matrix {
     #[must_use]
     pub fn into_values(self) -> Vec<f32> {
         self.values
+    }
+
+    /// What was known of the values is forgotten.
+    fn changed(&mut self) {
+        *self.finite.get_mut() = false;
+        self.resident = Resident::default();
+    }
+
+    pub(crate) fn resident(&self) -> &Resident<Buffer> {
+        &self.resident
     }
 
     /// How much memory it holds.

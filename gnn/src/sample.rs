@@ -169,6 +169,30 @@ fn choose(random: &mut Random, of: usize, count: usize, mut with: impl FnMut(usi
     chosen.iter().for_each(|position| with(*position));
 }
 
+/// The nodes without doubles in the order in which they come, and where each one stands among those.
+pub(crate) fn distinct(nodes: &[u32]) -> (Vec<u32>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..nodes.len()).collect();
+    order.sort_by_key(|index| nodes[*index]);
+    let mut first = vec![0; nodes.len()];
+    for (position, &index) in order.iter().enumerate() {
+        let same = position
+            .checked_sub(1)
+            .map(|before| order[before])
+            .filter(|before| nodes[*before] == nodes[index]);
+        first[index] = same.map_or(index, |before| first[before]);
+    }
+    let (mut distinct, mut places) = (Vec::with_capacity(nodes.len()), Vec::with_capacity(nodes.len()));
+    for (index, &node) in nodes.iter().enumerate() {
+        if first[index] == index {
+            places.push(distinct.len());
+            distinct.push(node);
+        } else {
+            places.push(places[first[index]]);
+        }
+    }
+    (distinct, places)
+}
+
 /// Numbers given to nodes in the order in which they come: a hash table with open addressing.
 struct Places {
     /// A node plus 1, and its number; 0 is free.

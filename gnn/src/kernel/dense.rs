@@ -25,6 +25,15 @@ impl Packed {
         Self { inputs, outputs, panels }
     }
 
+    /// The weights as inputs × outputs.
+    pub(crate) fn unpacked(&self) -> Vec<f32> {
+        let rows = (0..self.inputs).flat_map(|input| (0..self.outputs).map(move |output| (input, output)));
+        rows.map(|(input, output)| {
+            self.panels[(output / PANEL * self.inputs + input) * PANEL + output % PANEL]
+        })
+        .collect()
+    }
+
     pub(crate) fn inputs(&self) -> usize {
         self.inputs
     }

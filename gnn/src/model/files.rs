@@ -4,6 +4,7 @@ use super::config::{Config, Limits};
 use super::weights::{EXPORT, Weights};
 use super::{CONFIG, Model, WEIGHTS, build};
 use crate::Error;
+use crate::accelerate::Resident;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -84,7 +85,16 @@ impl Model {
         hash.update(&file);
         hash.update(&serde_json::to_vec(&config).map_err(|error| Error::config("…", error.to_string()))?);
         let version = hash.finalize().to_hex()[..32].to_owned();
-        Ok(Self { name: name.to_owned(), version, config, layers, head, file, parameters })
+        Ok(Self {
+            name: name.to_owned(),
+            version,
+            config,
+            layers,
+            head,
+            file,
+            parameters,
+            resident: Resident::default(),
+        })
     }
 }
 

@@ -369,7 +369,7 @@ impl Finish for Activated {
 }
 
 /// The maximum has to see the rows as they are; else the narrower side is gathered.
-fn aggregates_first(how: Aggregator, neighbour: &Packed) -> bool {
+pub(crate) fn aggregates_first(how: Aggregator, neighbour: &Packed) -> bool {
     how == Aggregator::Max || neighbour.inputs() <= neighbour.outputs()
 }
 

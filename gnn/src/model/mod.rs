@@ -2,20 +2,24 @@
 
 mod activation;
 mod build;
-mod config;
+pub(crate) mod config;
 mod files;
-mod layer;
+pub(crate) mod layer;
+mod remote;
 mod weights;
 
 pub use config::{Activation, Aggr, Config, Jump, Kind, Limits, Norm, NormMode, Orient};
 
+use crate::accelerate::Resident;
 use crate::kernel::dense::{Start, Term, multiply};
 use crate::kernel::for_each_block;
 use crate::kernel::gather::Hearing;
-use crate::sample::{Request, Sample};
-use crate::{Cancel, Csr, Error, Matrix};
+use crate::sample::{Request, Sample, distinct};
+use crate::{Cancel, Csr, Error, Matrix, device};
 use build::Head;
 use layer::Layer;
+pub(crate) use remote::self_check;
+use remote::{DeviceModel, Remote};
 use std::fmt;
 
 /// GraphSAGE, GCN, GAT or GATv2 with its weights. It does not change: share it.
@@ -28,6 +32,7 @@ pub struct Model {
     /// The file that it was made from, for saving.
     file: Vec<u8>,
     parameters: usize,
+    resident: Resident<DeviceModel>,
 }
 
 /// What a model is, for lists.
@@ -108,12 +113,25 @@ impl Model {
         }
     }
 
-    /// The embeddings of all nodes, in their order.
+    /// The embeddings of all nodes, in their order: by the device that [`crate::open`] chose. What a GPU fails
+    /// to compute is computed by the processor.
     ///
     /// # Errors
     /// If graph or features do not fit the model, or the caller cancelled.
     pub fn forward(&self, graph: &Csr, features: &Matrix, cancel: &Cancel) -> Result<Matrix, Error> {
         self.check(graph, features)?;
+        if let Some(library) = device::active() {
+            match self.remote(&library, graph, features, cancel) {
+                Ok(values) => return Matrix::new(graph.nodes(), self.config.embedding_dimension(), values),
+                Err(Remote::Cancelled) => return Err(Error::Cancelled),
+                Err(Remote::Failed(reason)) => device::fell_back(reason),
+            }
+        }
+        self.forward_here(graph, features, cancel)
+    }
+
+    /// The same by the processor, for what was checked.
+    fn forward_here(&self, graph: &Csr, features: &Matrix, cancel: &Cancel) -> Result<Matrix, Error> {
         let hearing = self.hearing(graph);
         let values = self.stack(|_| hearing, graph.nodes(), features.values(), cancel)?;
         Matrix::new(graph.nodes(), self.config.embedding_dimension(), values)
@@ -156,7 +174,7 @@ impl Model {
         // Exact and of many nodes: the whole graph is cheaper, and the numbers are the same.
         let exact = || fan_out.iter().all(|most| *most == 0 || graph.max_degree() <= *most);
         if self.layers.iter().any(Layer::needs_all_rows) || (distinct.len() * 4 > graph.nodes() && exact()) {
-            let whole = self.forward(graph, features, cancel)?;
+            let whole = self.forward_here(graph, features, cancel)?;
             let rows = nodes.iter().flat_map(|node| whole.row(*node as usize));
             return Matrix::new(nodes.len(), whole.columns(), rows.copied().collect());
         }
@@ -215,7 +233,7 @@ impl Model {
             if graph.edge_width() > 1 {
                 return Err(Error::argument("relationshipWeights", "one number an edge is what GCN reads"));
             }
-            if graph.edge_values().iter().any(|weight| *weight < 0.0) {
+            if graph.has_negative_edges() {
                 return Err(Error::argument(
                     "relationshipWeights",
                     "GCN divides by the root of their sum: none may be below 0",
@@ -360,30 +378,6 @@ fn keep_greatest(kept: &mut Vec<Vec<f32>>, out: &[f32]) {
             greatest.iter_mut().zip(out).for_each(|(greatest, value)| *greatest = greatest.max(*value))
         }
     }
-}
-
-/// The nodes without doubles in the order in which they come, and where each one stands among those.
-pub(crate) fn distinct(nodes: &[u32]) -> (Vec<u32>, Vec<usize>) {
-    let mut order: Vec<usize> = (0..nodes.len()).collect();
-    order.sort_by_key(|index| nodes[*index]);
-    let mut first = vec![0; nodes.len()];
-    for (position, &index) in order.iter().enumerate() {
-        let same = position
-            .checked_sub(1)
-            .map(|before| order[before])
-            .filter(|before| nodes[*before] == nodes[index]);
-        first[index] = same.map_or(index, |before| first[before]);
-    }
-    let (mut distinct, mut places) = (Vec::with_capacity(nodes.len()), Vec::with_capacity(nodes.len()));
-    for (index, &node) in nodes.iter().enumerate() {
-        if first[index] == index {
-            places.push(distinct.len());
-            distinct.push(node);
-        } else {
-            places.push(places[first[index]]);
-        }
-    }
-    (distinct, places)
 }
 
 /// The file with the weights.

@@ -98,6 +98,11 @@ impl Training {
         threads::install(|| self.epochs(graph, features, cancel, &mut progress))
     }
 
+    /// A model with the weights that training begins with.
+    pub(crate) fn untrained(&self, inputs: usize) -> Result<Model, Error> {
+        Network::new(self, inputs)?.into_model(self)
+    }
+
     fn epochs(
         &self,
         graph: &Csr,
@@ -242,7 +247,7 @@ impl Batch {
             drawn.push(graph.target_of(edge));
         }
         drawn.extend((0..training.negative_samples).map(|_| negatives.draw(&mut random)));
-        let (nodes, places) = crate::model::distinct(&drawn);
+        let (nodes, places) = crate::sample::distinct(&drawn);
         let places: Vec<u32> = places.into_iter().map(|place| place as u32).collect();
         let (pairs, negatives) = places.split_at(2 * training.batch_size);
         let (sources, targets) =
