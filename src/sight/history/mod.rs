@@ -36,6 +36,9 @@ const LAST: Duration = Duration::from_secs(10);
 /// Seconds whose samples may be in a minute that has just ended.
 const LATEST: usize = 130;
 
+/// What became of a writing, and the minutes that are left.
+type Written = (Result<(), String>, Vec<(u64, Bucket)>);
+
 /// The file, if there is one.
 #[derive(Clone, Default)]
 pub(crate) struct History {

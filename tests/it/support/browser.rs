@@ -2,11 +2,14 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
@@ -44,6 +47,8 @@ impl Browser {
                 .arg("about:blank")
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
+                // The program may be a script around the browser: they end together.
+                .process_group(0)
                 .spawn()
                 .ok()
         })?;
@@ -179,7 +184,8 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let group = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
+        let _ = killpg(group, Signal::SIGKILL);
         let _ = self.child.wait();
     }
 }
