@@ -45,9 +45,6 @@ pub(crate) struct History {
     store: Arc<RwLock<Option<Store>>>,
 }
 
-/// What came of writing minutes, and those that could not be written.
-type Written = (Result<(), String>, Vec<(u64, Bucket)>);
-
 /// Adds a minute to the history when it is over.
 #[derive(Default)]
 pub(super) struct Keeper {
