@@ -88,7 +88,7 @@ impl Gnn {
                 device.kind.to_string().into(),
                 device.name.as_str().into(),
                 device.usable.into(),
-                (device.kind == gnn::DeviceKind::Cpu).into(),
+                device.used.into(),
                 count(device.threads),
                 whole(device.memory_total),
                 whole(device.memory_free),

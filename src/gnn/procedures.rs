@@ -291,7 +291,7 @@ pub(crate) const ALL: &[Procedure] = &[
             column("kind", "STRING", "`cpu` or `cuda`"),
             column("name", "STRING", "its maker's name for it"),
             column("usable", "BOOLEAN", "it can compute"),
-            column("inUse", "BOOLEAN", "it computes here"),
+            column("inUse", "BOOLEAN", "it computes whole graphs"),
             column("threads", "INTEGER", "threads that compute, of a processor"),
             column("memoryTotal", "INTEGER", "its memory in bytes; null = not known"),
             column("memoryFree", "INTEGER", "what of that is free; null = not known"),
