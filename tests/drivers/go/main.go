@@ -166,6 +166,10 @@ func main() {
 		os.Exit(2)
 	}
 	uri, user, password = os.Args[1], os.Args[2], os.Args[3]
+	if len(os.Args) > 4 && os.Args[4] == "throughput" {
+		throughput(append([]string{uri}, os.Args[5:]...))
+		return
+	}
 	check(json.Unmarshal(must(os.ReadFile("../cases.json")), &cases))
 	wanted := os.Args[4:]
 	if len(wanted) == 0 {
