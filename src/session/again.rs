@@ -78,6 +78,10 @@ impl Session {
             self.forget_again();
             return false;
         }
+        if let Some(lease) = &mut self.lease {
+            // What is due behind it is ignored by Neo4j, and the connection can be cleaned.
+            lease.connection_mut().machine.received(Outcome::Failure);
+        }
         self.note_failure(&code.unwrap_or_default());
         true
     }

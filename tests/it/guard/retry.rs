@@ -36,6 +36,8 @@ async fn what_fails_in_passing_is_run_again() {
     assert_eq!(sidebolt.metric("sidebolt_retries_total", "done").await, 6.0);
     assert!(client.query("ok | rows 1").await.is_ok());
     sidebolt.at_rest().await;
+    // Connections on which something failed are cleaned and used again.
+    assert_eq!(sidebolt.metric("sidebolt_pool_closed_total", "").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
