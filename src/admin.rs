@@ -6,7 +6,7 @@ mod client;
 mod gzip;
 mod port;
 
-pub(crate) use client::request;
+pub(crate) use client::{request, request_json};
 pub(crate) use port::Port;
 
 use std::sync::Arc;

@@ -20,6 +20,7 @@ mod models;
 mod names;
 mod procedures;
 mod project;
+mod queries;
 mod rows;
 mod settings;
 mod spec;
@@ -39,6 +40,7 @@ pub(crate) use error::Trouble;
 pub(crate) use fetch::Caller;
 pub(crate) use metrics::GnnMetrics;
 pub(crate) use procedures::reference_markdown;
+pub(crate) use queries::queries;
 pub(crate) use rows::{Output, Rows};
 pub(crate) use write::with_parameters;
 
@@ -47,6 +49,7 @@ use catalog::Catalog;
 use embed::Mode;
 use models::Models;
 use procedures::Runs;
+use spec::Spec;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -140,7 +143,10 @@ impl Gnn {
         let mut values = values.into_iter();
         let mut next = || values.next();
         let output = match procedure.runs {
-            Runs::Project => self.project(caller, next(), next(), next(), next()).await,
+            Runs::Project => self.project(caller, next(), next(), next(), next(), Spec::read).await,
+            Runs::ProjectCypher => {
+                self.project(caller, next(), next(), next(), next(), Spec::by_queries).await
+            }
             Runs::List => self.list(caller, next()).await,
             Runs::Drop => self.drop(caller, next(), next()).await,
             Runs::FastRpStream => self.fast_rp(caller, next(), next(), false).await,

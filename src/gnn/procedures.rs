@@ -24,6 +24,7 @@ pub(crate) struct Procedure {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Runs {
     Project,
+    ProjectCypher,
     List,
     Drop,
     FastRpStream,
@@ -109,6 +110,25 @@ pub(crate) const ALL: &[Procedure] = &[
         writes: false,
         runs: Runs::Project,
         says: "Reads a graph from Neo4j and keeps it in Sidebolt's memory under a name.",
+    },
+    Procedure {
+        name: "gnn.graph.project.cypher",
+        arguments: &[GRAPH_NAME, "nodeQuery :: STRING", "relationshipQuery :: STRING", CONFIGURATION],
+        least: 3,
+        columns: &[
+            column("nodeQuery", "STRING", "as it was given"),
+            column("relationshipQuery", "STRING", "as it was given"),
+            column("graphName", "STRING", "its name"),
+            column("nodeCount", "INTEGER", "nodes"),
+            column("relationshipCount", "INTEGER", "relationships"),
+            column("projectMillis", "INTEGER", "time of reading"),
+            column("featureCount", "INTEGER", "numbers of each node"),
+            column("missingValues", "INTEGER", "values that were missing and replaced"),
+            column("sizeInBytes", "INTEGER", "bytes that it takes here"),
+        ],
+        writes: false,
+        runs: Runs::ProjectCypher,
+        says: "The same by two queries that read: one returns `id` (of `id(n)`) and the features by their names, the other `source` and `target`, and the weight by its name.",
     },
     Procedure {
         name: "gnn.graph.list",
