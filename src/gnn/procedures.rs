@@ -40,6 +40,7 @@ pub(crate) enum Runs {
     ModelLoad,
     ModelDrop,
     Device,
+    Progress,
 }
 
 /// A column of an answer.
@@ -302,6 +303,30 @@ pub(crate) const ALL: &[Procedure] = &[
         writes: true,
         runs: Runs::ModelDrop,
         says: "Forgets a model until its files change or `gnn.model.load` is called.",
+    },
+    Procedure {
+        name: "gnn.listProgress",
+        arguments: &[],
+        least: 0,
+        columns: &[
+            column("jobId", "STRING", "its number"),
+            column("username", "STRING", "who called"),
+            column("taskName", "STRING", "the procedure"),
+            column(
+                "step",
+                "STRING",
+                "what it does now: `Waiting`, `Nodes`, `Relationships`, `Computing`, `Training`, `Writing`",
+            ),
+            column("progress", "STRING", "how much of that is done, such as `12.5%`; `n/a` = nobody knows"),
+            column("done", "INTEGER", "nodes, relationships or epochs of the step that are done"),
+            column("total", "INTEGER", "of so many; null = not known"),
+            column("loss", "FLOAT", "the last epoch's loss, in training"),
+            column("timeStarted", "STRING", "when it was called, in UTC"),
+            column("elapsedMillis", "INTEGER", "how long ago that was"),
+        ],
+        writes: false,
+        runs: Runs::Progress,
+        says: "What the user's calls are doing now.",
     },
     Procedure {
         name: "gnn.device",

@@ -110,6 +110,7 @@ pub(crate) async fn read(
     let mut reserved = budget.reserve();
     let prefix = check_names(caller, &mut lease, spec).await?;
     let text = spec.nodes_text();
+    caller.task.step("Nodes", 0);
     let nodes =
         read_chunks(caller, &mut lease, spec, &text, spec.parameters(), |bytes| reserved.set(bytes)).await?;
     if nodes.ids.is_empty() && spec.queries.is_some() {
@@ -124,6 +125,7 @@ pub(crate) async fn read(
     let base = 8 * ids.len() + positions.bytes() + features.matrix.bytes();
     reserved.set(base.max(read_nodes))?;
     let mut edges = Edges::default();
+    caller.task.step("Relationships", 0);
     for relationships in &spec.relationships {
         read_edges(caller, &mut lease, spec, relationships, &mut edges, &mut reserved, base, |id| {
             positions.of(id, &ids)
@@ -241,7 +243,9 @@ async fn read_chunks(
     };
     caller
         .read(lease, text, parameters, |walker| {
+            let before = nodes.ids.len();
             nodes.take(walker, spec.queries.is_some())?;
+            caller.task.more(nodes.ids.len() - before);
             grown(nodes.bytes())
         })
         .await?;
@@ -288,6 +292,7 @@ async fn read_edges(
                     _ => {}
                 }
             }
+            caller.task.more(count);
             reserved.set(base + edges.bytes())
         })
         .await

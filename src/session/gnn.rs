@@ -1,6 +1,7 @@
 //! `CALL gnn.…`: run here while the client waits; its rows are given here, or go into the rest of the query.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
@@ -203,6 +204,7 @@ impl Session {
             in_transaction: alone.is_none(),
             vectors: self.version() >= Version::V6_0,
             cancel,
+            task: Arc::default(),
         })
     }
 
