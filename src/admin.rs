@@ -5,6 +5,8 @@ mod api;
 mod client;
 mod gzip;
 mod port;
+#[cfg(feature = "pprof")]
+mod profile;
 
 pub(crate) use client::{request, request_json};
 pub(crate) use port::Port;
@@ -55,6 +57,7 @@ pub(crate) async fn serve(port: Port, shared: Arc<Shared>, health: Arc<Health>, 
     let guarded = Router::new()
         .route("/api/cache/invalidate", post(invalidate))
         .merge(api::routes())
+        .merge(profiles())
         .layer(from_fn_with_state(context.clone(), access::check));
     // Prometheus comes by whatever name it knows.
     let scraped = Router::new()
@@ -67,6 +70,16 @@ pub(crate) async fn serve(port: Port, shared: Arc<Shared>, health: Arc<Health>, 
     if let Err(error) = served {
         tracing::error!(%error, "The admin port failed.");
     }
+}
+
+#[cfg(feature = "pprof")]
+fn profiles() -> Router<Context> {
+    profile::routes()
+}
+
+#[cfg(not(feature = "pprof"))]
+fn profiles() -> Router<Context> {
+    Router::new()
 }
 
 /// The dashboard: one page, everything in it.

@@ -302,6 +302,8 @@ pub struct Admin {
     /// HTTPS on the same port; off unless a certificate is named.
     #[serde(with = "OptionalTls")]
     pub tls: Option<ListenTls>,
+    /// Give profiles of CPU and heap at `/debug/pprof/`, in the format of pprof.
+    pub profiling: bool,
 }
 
 /// `log`.
@@ -436,6 +438,7 @@ impl Default for Admin {
             token: None,
             token_file: None,
             tls: None,
+            profiling: false,
         }
     }
 }

@@ -55,6 +55,11 @@ fn warnings(config: &Config) -> Vec<String> {
     if config.admin.address.is_some_and(|admin| !admin.ip().is_loopback()) {
         warnings.push("admin.address is open to other machines and has no login".to_owned());
     }
+    if config.admin.profiling && !cfg!(feature = "pprof") {
+        warnings.push(
+            "admin.profiling has no effect: this program was built without the feature pprof".to_owned(),
+        );
+    }
     if config.telemetry.otlp.endpoint.is_some() && !cfg!(feature = "otel") {
         warnings.push(
             "telemetry.otlp.endpoint has no effect: this program was built without the feature otel"

@@ -1,5 +1,6 @@
 //! The program itself: signals, reloads and its end, under load.
 
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,7 +17,7 @@ use tokio::process::{Child, Command};
 use crate::support::message::*;
 use crate::support::raw_client::{Answer, Client};
 use crate::support::scripted::Peer;
-use crate::support::sidebolt::get;
+use crate::support::sidebolt::{get, get_bytes};
 use crate::support::wait::{PATIENCE, in_time, until, within_async};
 
 const V: Version = Version::V5_8;
@@ -30,8 +31,13 @@ struct Program {
 
 impl Program {
     async fn start(config: &Path) -> Self {
+        Self::start_with(config, &[]).await
+    }
+
+    async fn start_with(config: &Path, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sidebolt"))
             .args(["run", "--config", &config.to_string_lossy()])
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -219,4 +225,65 @@ async fn idle_clients_are_closed_within_moments_of_sigterm() {
     drop(clients);
     let ended = tokio::time::timeout(Duration::from_secs(10), program.end()).await;
     assert_eq!(ended.expect("nobody is waited for"), Some(0));
+}
+
+/// What a profile names: its strings stand in it as they are, once it is unpacked.
+fn names(packed: &[u8]) -> String {
+    let mut profile = Vec::new();
+    flate2::read::GzDecoder::new(packed).read_to_end(&mut profile).expect("a gzipped profile");
+    String::from_utf8_lossy(&profile).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn profiles_show_where_time_and_memory_go() {
+    let peer = Peer::start(|_| ()).await;
+    let setup = Setup::new(&peer, "pool:\n  max_connection_pool_size: 3\n");
+    let program = Program::start(&setup.path()).await;
+    for path in ["/debug/pprof/profile?seconds=1", "/debug/pprof/heap"] {
+        let (status, words) = get(program.admin, path).await;
+        assert_eq!((status, words.contains("admin.profiling")), (404, true), "{path}: {words}");
+    }
+    program.signal(Signal::SIGTERM);
+    program.end().await;
+
+    let text = std::fs::read_to_string(setup.path()).unwrap();
+    std::fs::write(setup.path(), text.replace("\nupstream:", "\n  profiling: true\nupstream:")).unwrap();
+    let sampled = [("_RJEM_MALLOC_CONF", "prof:true,lg_prof_sample:8")];
+    let program = Program::start_with(&setup.path(), &sampled).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut busy = Vec::new();
+    for _ in 0..2 {
+        let (over, address) = (Arc::clone(&over), program.bolt);
+        busy.push(tokio::spawn(async move {
+            let mut client = Client::login(address, V, "user", "password").await;
+            while !over.load(Ordering::Relaxed) {
+                client.query("ok | rows 3").await.expect("a profile disturbs nobody");
+            }
+        }));
+    }
+    let admin = program.admin;
+    let path = "/debug/pprof/profile?seconds=3&frequency=500";
+    let (one, two) = tokio::join!(get_bytes(admin, path), get_bytes(admin, path));
+    let ((status, profile), (other, words)) = if one.0 == 200 { (one, two) } else { (two, one) };
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&profile));
+    assert_eq!(
+        (other, String::from_utf8_lossy(&words).contains("another profile")),
+        (409, true),
+        "one at a time"
+    );
+    let named = names(&profile);
+    assert!(named.contains("nanoseconds") && named.contains("sidebolt::session"), "no frames of ours");
+    let (status, heap) = get_bytes(admin, "/debug/pprof/heap").await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&heap));
+    let named = names(&heap);
+    assert!(named.contains("bytes") && named.contains("space"), "no heap profile: {}", named.len());
+    for query in ["seconds=0", "seconds=301", "frequency=1001", "seconds=x", "sekonds=1"] {
+        assert_eq!(get_bytes(admin, &format!("/debug/pprof/profile?{query}")).await.0, 400, "{query}");
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in busy {
+        client.await.expect("no client was disturbed");
+    }
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.end().await, Some(0));
 }

@@ -125,18 +125,25 @@ impl Sidebolt {
 
 /// Status and body of a page of an admin port.
 pub async fn get(admin: SocketAddr, path: &str) -> (u16, String) {
+    let (status, body) = get_bytes(admin, path).await;
+    (status, String::from_utf8(body).expect("a page of text"))
+}
+
+/// The same of any page.
+pub async fn get_bytes(admin: SocketAddr, path: &str) -> (u16, Vec<u8>) {
     let page = async {
         let mut stream = TcpStream::connect(admin).await?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
         std::io::Result::Ok(answer)
     };
     let answer = wait::in_time("the admin port's answer", page).await.expect("the admin port answers");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an HTTP answer");
+    let head = String::from_utf8_lossy(&answer[..end]);
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("an HTTP status");
-    (status, body.to_owned())
+    (status, answer[end + 4..].to_vec())
 }
 
 /// A panic anywhere but in a test's own code ends the whole run: Sidebolt's tasks would swallow it.
