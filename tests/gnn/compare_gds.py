@@ -29,12 +29,14 @@ SCORES = ("dot product", "cosine", "logistic regression")
 
 FASTRP = {"embeddingDimension": 128, "iterationWeights": [0.0, 1.0, 1.0], "normalizationStrength": 0.0}
 FEATURED = FASTRP | {"propertyRatio": 0.5, "featureProperties": ["features"]}
-# What both sides have is the same; what only one has, or what suits each best, was chosen on another seed.
-BOTH = {"modelName": MODEL, "featureProperties": ["features"], "embeddingDimension": 128, "aggregator": "mean", "sampleSizes": [25, 10]}
-TRAIN = {
-    "gds": BOTH | {"activationFunction": "relu", "epochs": 10, "learningRate": 0.01},
-    "gnn": BOTH | {"hiddenDimension": 128, "epochs": 10},
-}
+# Two layers are what Graph Data Science has by default, three what Sidebolt has.
+LAYERS = {"GraphSAGE, 2 layers": [25, 10], "GraphSAGE, 3 layers": [25, 10, 5]}
+# What both sides have is the same. Activation and step size of Graph Data Science are the best of six that were tried
+# on another seed; sigmoid and 0.1, which it has by default, gave an AUC that was 0.015 and 0.005 lower.
+BOTH = {"modelName": MODEL, "featureProperties": ["features"], "embeddingDimension": 128, "aggregator": "mean", "epochs": 10, "maxIterations": 10}
+TRAIN = {"gds": BOTH | {"activationFunction": "relu", "learningRate": 0.01}, "gnn": BOTH | {"hiddenDimension": 128}}
+# What is promised.
+AUC_BELOW, TIMES_LESS, TIMES_FOR = 0.02, 30, "GraphSAGE, 3 layers"
 
 # ---------------------------------------------------------------- the graph
 
@@ -129,7 +131,7 @@ def auc(yes, no):
     return (ranks[: len(yes)].sum() - len(yes) * (len(yes) + 1) / 2) / (len(yes) * len(no))
 
 
-def logistic(yes, no, penalty=1.0, steps=25):
+def logistic(yes, no, penalty=1.0, steps=20):
     """Logistic regression by Newton's method on columns of equal spread; returns what scores rows."""
     rows, answer = np.concatenate([yes, no]), np.repeat([1.0, 0.0], [len(yes), len(no)])
     mean, spread = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-12)
@@ -142,7 +144,7 @@ def logistic(yes, no, penalty=1.0, steps=25):
         curve = (rows * (chance * (1 - chance))[:, None]).T @ rows + np.diag(penalties)
         step = np.linalg.solve(curve, slope)
         weights -= step
-        if np.abs(step).max() < 1e-6:
+        if np.abs(step).max() < 1e-3:
             break
     return lambda rows: ready(rows) @ weights
 
@@ -239,7 +241,7 @@ class Comparison:
         assert np.isfinite(out).all()
         return out
 
-    def round(self, side, method, procedure, configuration, counted):
+    def round(self, side, method, procedure, configuration, model, counted):
         """Projects, streams and drops; what it cost and, if it counts, how good it is."""
         found, projecting = side.project()
         if found != (self.task.nodes, 2 * len(self.task.known) if side.space == "gds" else len(self.task.known)):
@@ -251,25 +253,29 @@ class Comparison:
         tally = self.tallies[method, side.space]
         tally.projects.append(projecting)
         tally.streams.append(streaming)
-        tally.qualities.append(self.task.quality(self.matrix(rows)))
-        self.say(f"{method}, {side.name}: AUC {np.round(tally.qualities[-1], 4)}, CPU s {np.round(projecting, 3)} {np.round(streaming, 3)}")
+        self.say(f"{method}, {side.name}: CPU s {np.round(projecting, 3)} {np.round(streaming, 3)}")
+        # The same once more says nothing new.
+        if len(tally.qualities) <= model:
+            tally.qualities.append(self.task.quality(self.matrix(rows)))
+            self.say(f"{method}, {side.name}: AUC {np.round(tally.qualities[-1], 4)}")
 
     def fast_rp(self, method, configuration):
         self.begin(method)
         for number in range(-self.options.warm_up, self.options.rounds):
+            model = number % self.options.models
             for side in self.sides:
-                self.round(side, method, f"{side.space}.fastRP.stream", configuration | {"randomSeed": 100 + number}, number >= 0)
+                self.round(side, method, f"{side.space}.fastRP.stream", configuration | {"randomSeed": 100 + model}, model, number >= 0)
 
     def begin(self, method):
         for side in self.sides:
             self.tallies[method, side.space] = Tally()
 
-    def graph_sage(self, method):
+    def graph_sage(self, method, sizes):
         self.begin(method)
         for number in range(self.options.models):
             for side in self.sides:
                 side.project()
-                _, cost = side.train(TRAIN[side.space] | {"randomSeed": 100 + number})
+                _, cost = side.train(TRAIN[side.space] | {"sampleSizes": sizes, "randomSeed": 100 + number})
                 side.drop()
                 self.tallies[method, side.space].trainings.append(cost)
                 self.say(f"{method}, {side.name}: trained, CPU s {np.round(cost, 2)}")
@@ -278,7 +284,7 @@ class Comparison:
             for at in range(-warm_up, rounds):
                 for side in self.sides:
                     procedure = "gds.beta.graphSage.stream" if side.space == "gds" else "gnn.embed.stream"
-                    self.round(side, method, procedure, {"modelName": MODEL}, at >= 0)
+                    self.round(side, method, procedure, {"modelName": MODEL}, number, at >= 0)
             for side in self.sides:
                 side.forget()
 
@@ -314,13 +320,11 @@ class Comparison:
         for method in dict.fromkeys(method for method, _ in self.tallies):
             theirs, ours = self.tallies[method, "gds"], self.tallies[method, "gnn"]
             for score, their, our in zip(SCORES, theirs.quality(), ours.quality()):
-                if our < their - 0.02:
-                    yield f"{method}: AUC by {score} is {our:.3f}, and that of Graph Data Science {their:.3f}: more than 0.02 below"
-            if theirs.trainings:
-                for projected, what in ((False, "of the call"), (True, "with reading the graph")):
-                    times = theirs.cost(projected)[0] / ours.cost(projected)[0]
-                    if times < 30:
-                        yield f"{method}: CPU {what} is {times:.1f} times less than that of Graph Data Science, not 30"
+                if our < their - AUC_BELOW:
+                    yield f"{method}: AUC by {score} is {our:.3f}, and that of Graph Data Science {their:.3f}: more than {AUC_BELOW} below"
+            times = theirs.cost(False)[0] / ours.cost(False)[0]
+            if method == TIMES_FOR and times < TIMES_LESS:
+                yield f"{method}: the call takes {times:.1f} times less CPU than that of Graph Data Science, not {TIMES_LESS}"
 
 
 def seconds(value):
@@ -343,7 +347,7 @@ def arguments():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=6, help="that are counted, in turn")
     parser.add_argument("--warm-up", type=int, default=1, help="rounds before that")
-    parser.add_argument("--models", type=int, default=3, help="trained one after the other, with another seed each")
+    parser.add_argument("--models", type=int, default=2, help="models, each trained with another seed, and seeds of FastRP")
     return parser.parse_args()
 
 
@@ -352,9 +356,11 @@ def main():
     comparison = Comparison(options)
     comparison.fast_rp("FastRP", FASTRP)
     comparison.fast_rp("FastRP, half of it from features", FEATURED)
-    comparison.graph_sage("GraphSAGE")
+    for method, sizes in LAYERS.items():
+        comparison.graph_sage(method, sizes)
     print(f"{options.nodes} nodes, {len(comparison.task.known)} relationships both ways, {options.features} features; {len(comparison.task.held)} left out; seed {options.seed}")
-    print(f"FastRP {FEATURED}; GraphSAGE, Graph Data Science {TRAIN['gds']}, Sidebolt {TRAIN['gnn']}\n")
+    print(f"FastRP: {FASTRP}; half of it from features: {FEATURED}")
+    print(f"GraphSAGE: sampleSizes of {LAYERS}; Graph Data Science {TRAIN['gds']}; Sidebolt {TRAIN['gnn']}\n")
     print(comparison.table() + "\n")
     print("\n".join(comparison.details()))
     missed = list(comparison.missed())
