@@ -6,7 +6,7 @@ mod client;
 mod gzip;
 mod port;
 
-pub(crate) use client::request;
+pub(crate) use client::{request, request_json};
 pub(crate) use port::Port;
 
 use std::sync::Arc;
@@ -111,7 +111,7 @@ async fn metrics(State(context): State<Context>) -> Response {
     metrics.guard.waiting.set(shared.guard.gate.waiting() as i64);
     metrics.guard.adaptive.set(shared.guard.adaptive());
     shared.sight.gauge();
-    shared.gnn.gauge(&metrics.gnn);
+    shared.gnn.gauge(&metrics.gnn, shared.config.load().gnn.enabled);
     shared.coalescer.gauge(&shared.config.load().coalesce, &metrics.coalesce);
     for (role, count) in shared.upstream.members() {
         metrics.routing_members.with_label_values(&[role.name()]).set(count as i64);

@@ -5,16 +5,12 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use crate::admin::request;
+use crate::admin::request_json;
 use crate::cli::AdviseArgs;
 
 /// Prints it.
 pub async fn advise(args: &AdviseArgs) -> ExitCode {
-    let answer = request(&args.admin, &args.config, "/api/advise", None).await;
-    let read = answer.and_then(|text| {
-        serde_json::from_str::<Value>(&text).map_err(|error| format!("/api/advise: {error}"))
-    });
-    match read {
+    match request_json(&args.admin, &args.config, "/api/advise").await {
         Ok(advice) => {
             let text = if args.json { format!("{advice:#}\n") } else { in_words(&advice) };
             print!("{text}");

@@ -168,8 +168,11 @@ pub(crate) enum Refusal {
     #[error("the credentials are not those of auth.client_token")]
     TokenMismatch,
     /// `auth.mode: service` without a token lets only loopback clients in.
-    #[error("clients from other machines need auth.client_token to be set")]
+    #[error("clients from other machines need auth.client_token or auth.users_file to be set")]
     TokenRequired,
+    /// `auth.mode: service`, and the client has not shown a user's name and password.
+    #[error("the credentials are not those of a user of auth.users_file")]
+    UserMismatch,
 }
 
 impl Refusal {
@@ -198,6 +201,7 @@ impl Refusal {
                 "give {coalesce: 'off'}, {coalesce: 'exact'} or {coalesce: 'deferred'}; {cache: 'off'}, {cache: 'strict'}, {cache: 'bounded'} or {cache: 'ttl'}; {priority: 'high'}, {priority: 'normal'} or {priority: 'low'}"
             }
             Self::TokenMismatch | Self::TokenRequired => "give the token as password or bearer credentials",
+            Self::UserMismatch => "check user and password",
         };
         advice.into()
     }
@@ -223,6 +227,7 @@ impl Refusal {
             Self::Hint { .. } => "hint",
             Self::TokenMismatch => "token_mismatch",
             Self::TokenRequired => "token_required",
+            Self::UserMismatch => "user_mismatch",
         }
     }
 
@@ -235,7 +240,9 @@ impl Refusal {
     /// Neo4j code and GQL status.
     pub(crate) fn code(&self) -> (&'static str, &'static str) {
         match self {
-            Self::TokenMismatch | Self::TokenRequired => (UNAUTHORIZED, UNAUTHORIZED_STATUS),
+            Self::TokenMismatch | Self::TokenRequired | Self::UserMismatch => {
+                (UNAUTHORIZED, UNAUTHORIZED_STATUS)
+            }
             Self::Hint { .. } => ("Neo.ClientError.Statement.ArgumentError", "22N00"),
             Self::Denied { .. } => ("Neo.ClientError.Security.Forbidden", UNAUTHORIZED_STATUS),
             Self::ReadOnly => ("Neo.ClientError.Statement.AccessMode", "25N06"),
@@ -303,7 +310,8 @@ impl Refusal {
             Self::Outdated => Self::Hint { found: "coalesce: 'never'".to_owned() },
             Self::Hint { .. } => Self::TokenMismatch,
             Self::TokenMismatch => Self::TokenRequired,
-            Self::TokenRequired => return None,
+            Self::TokenRequired => Self::UserMismatch,
+            Self::UserMismatch => return None,
         })
     }
 }

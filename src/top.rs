@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::admin::request;
+use crate::admin::request_json;
 use crate::cli::TopArgs;
 
 /// Characters of a line where nobody says how wide the terminal is.
@@ -38,10 +38,7 @@ pub async fn top(args: &TopArgs) -> ExitCode {
 }
 
 async fn look(args: &TopArgs) -> Result<(Value, Value), String> {
-    let read = async |path: &str| {
-        let text = request(&args.admin, &args.config, path, None).await?;
-        serde_json::from_str::<Value>(&text).map_err(|error| format!("{path}: {error}"))
-    };
+    let read = async |path: &str| request_json(&args.admin, &args.config, path).await;
     Ok((read("/api/overview").await?, read(&format!("/api/queries?limit={}", args.rows)).await?))
 }
 

@@ -120,15 +120,7 @@ impl Csr {
 
     /// All nodes hearing all their neighbours, without what edges hold.
     pub(crate) fn hearing(&self) -> Hearing<'_> {
-        Hearing {
-            offsets: &self.offsets,
-            sources: &self.sources,
-            edge_values: &[],
-            edge_width: 0,
-            roots: None,
-            symmetric: &[],
-            scales: None,
-        }
+        Hearing::new(&self.offsets, &self.sources)
     }
 
     pub(crate) fn sources(&self) -> &[u32] {

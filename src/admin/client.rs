@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -37,6 +38,16 @@ pub(crate) async fn request(
 ) -> Result<String, String> {
     let door = Door::find(admin, config)?;
     ask(&door, path, body, PATIENCE).await.map_err(|error| format!("{}{path}: {error}", door.address))
+}
+
+/// The same where the answer is JSON.
+pub(crate) async fn request_json(
+    admin: &Option<String>,
+    config: &Option<PathBuf>,
+    path: &str,
+) -> Result<Value, String> {
+    let text = request(admin, config, path, None).await?;
+    serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))
 }
 
 impl Door {

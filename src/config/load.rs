@@ -14,7 +14,7 @@ use super::read::{Fault, FaultKind};
 use super::schema::{self, keys};
 use super::tree::{Node, Origin, Syntax, Value};
 use super::validate::{self, Finding, reason};
-use super::{Config, ConfigError, ConfigErrors, Secret};
+use super::{Auth, Config, ConfigError, ConfigErrors, Secret, Users};
 
 /// Largest file that is read as configuration or secret, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -274,6 +274,7 @@ impl Loader {
         let auth = &mut config.auth;
         self.secret("auth.password", &mut auth.password, &mut auth.password_file);
         self.secret("auth.client_token", &mut auth.client_token, &mut auth.client_token_file);
+        self.users(auth);
         let admin = &mut config.admin;
         self.secret("admin.token", &mut admin.token, &mut admin.token_file);
     }
@@ -309,6 +310,22 @@ impl Loader {
         }
     }
 
+    fn users(&mut self, auth: &mut Auth) {
+        let Some(path) = &auth.users_file else { return };
+        let read = read_text(path)
+            .map_err(|message| (message, "name a file that this process may read"))
+            .and_then(|text| {
+                Users::parse(&text).map_err(|message| (message, "write `name:password`, one user a line"))
+            });
+        match read {
+            Ok(users) => auth.users = Some(users),
+            Err((message, hint)) => {
+                let message = format!("`{}` {message}", path.display());
+                self.secret_fault("auth.users_file".to_owned(), message, hint.to_owned());
+            }
+        }
+    }
+
     fn secret_fault(&mut self, key: String, message: String, hint: String) {
         self.faulty.insert(key.clone());
         self.found(Finding { key, at: None, message, hint });
@@ -320,6 +337,7 @@ impl Loader {
             self.file.as_ref(),
             auth.password_file.as_ref(),
             auth.client_token_file.as_ref(),
+            auth.users_file.as_ref(),
             config.admin.token_file.as_ref(),
             upstream.ca_file.as_ref(),
             upstream.cert_file.as_ref(),

@@ -29,6 +29,7 @@ mod telemetry;
 mod tree;
 mod units;
 pub mod uri;
+mod users;
 mod validate;
 mod when;
 
@@ -45,6 +46,7 @@ pub use schema::{Key, keys};
 pub use sight::{History, Parameters, Sight, SlowRule};
 pub use telemetry::{Otlp, Telemetry};
 pub use uri::{TlsTrust, UpstreamUri};
+pub use users::Users;
 pub use when::{AccessKind, When};
 
 use units::{AddressText, DurationText, OptionalAddress, OptionalTls, SizeText};
@@ -232,6 +234,11 @@ pub struct Auth {
     pub client_token: Option<Secret>,
     /// File with `client_token`.
     pub client_token_file: Option<PathBuf>,
+    /// `service` mode: file with the users that may come in, `name:password` a line, instead of `client_token`. Rules and logs know them by these names.
+    pub users_file: Option<PathBuf>,
+    /// What `users_file` says.
+    #[serde(skip)]
+    pub users: Option<Users>,
 }
 
 /// `auth.mode`.
@@ -410,6 +417,8 @@ impl Default for Auth {
             password_file: None,
             client_token: None,
             client_token_file: None,
+            users_file: None,
+            users: None,
         }
     }
 }

@@ -42,9 +42,13 @@ pub(super) fn check(config: &Config, tree: &Node, faulty: &HashSet<String>) -> (
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let open = !config.listen.address.ip().is_loopback();
-    if config.auth.mode == AuthMode::Service && config.auth.client_token.is_none() && open {
+    if config.auth.mode == AuthMode::Service
+        && open
+        && config.auth.client_token.is_none()
+        && config.auth.users.is_none()
+    {
         warnings.push(format!(
-            "listen.address {} is open to other machines, but without auth.client_token only loopback clients are let in",
+            "listen.address {} is open to other machines, but without auth.client_token or auth.users_file only loopback clients are let in",
             config.listen.address
         ));
     }
@@ -220,14 +224,21 @@ impl Checker<'_> {
                     let hint = "set auth.password_file or NEO4J_PASSWORD";
                     self.missing("auth.password", because, "is missing, but mode `service` needs it", hint);
                 }
+                if auth.users.is_some() && auth.client_token.is_some() {
+                    self.fail("auth.users_file", "is given beside auth.client_token", "give one of the two");
+                }
             }
             AuthMode::Passthrough => {
-                if auth.client_token.is_some() && !self.faulty.contains("auth.mode") {
-                    let key = if auth.client_token_file.is_some() {
-                        "auth.client_token_file"
-                    } else {
-                        "auth.client_token"
-                    };
+                let idle = if auth.users_file.is_some() {
+                    Some("auth.users_file")
+                } else if auth.client_token_file.is_some() {
+                    Some("auth.client_token_file")
+                } else {
+                    auth.client_token.is_some().then_some("auth.client_token")
+                };
+                if let Some(key) = idle
+                    && !self.faulty.contains("auth.mode")
+                {
                     let hint = "set auth.mode: service, or remove it";
                     self.fail(
                         key,

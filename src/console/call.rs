@@ -65,27 +65,13 @@ fn failure((code, status): (&'static str, &'static str), message: impl Into<Stri
 impl Call {
     /// The call that a text is; `None` if it calls nothing of Sidebolt's, a FAILURE if it does so in a form that Sidebolt cannot answer.
     pub(crate) fn of(text: &str) -> Option<Result<Self, Failure>> {
-        if !looks_like_call(text.as_bytes(), NAMESPACE) {
-            return None;
-        }
-        let mut words = Words::of(text);
-        if !words.take(TokenKind::Keyword(Keyword::Call)) {
-            return None;
-        }
-        let namespace = words.name()?;
-        if !namespace.eq_ignore_ascii_case(NAMESPACE) || words.kind() != Some(TokenKind::Dot) {
-            return None;
-        }
+        let mut words = Words::behind(text, NAMESPACE)?;
         Some(Self::read(&mut words).ok_or_else(|| words.refuse()))
     }
 
     /// Reads what follows the namespace.
     fn read(words: &mut Words<'_>) -> Option<Self> {
-        let mut name = NAMESPACE.to_owned();
-        while words.take(TokenKind::Dot) {
-            name.push('.');
-            name.push_str(&words.name()?);
-        }
+        let name = words.names(NAMESPACE)?;
         let arguments = words.arguments()?;
         let yields = words.yields()?;
         words.take(TokenKind::Semicolon);
@@ -109,27 +95,8 @@ impl Call {
 
     /// Where each column of the answer stands among the procedure's, and its name.
     fn columns(&self, procedure: &Procedure) -> Result<Vec<(usize, String)>, Failure> {
-        let Some(yields) = &self.yields else {
-            return Ok(procedure.columns.iter().map(|column| column.name.to_owned()).enumerate().collect());
-        };
-        let mut columns: Vec<(usize, String)> = Vec::with_capacity(yields.len());
-        for (column, name) in yields {
-            let at = procedure.columns.iter().position(|known| known.name == column);
-            let Some(at) = at else {
-                let known: Vec<_> = procedure.columns.iter().map(|known| known.name).collect();
-                let text = format!(
-                    "Unknown procedure output: `{column}`. {} gives: {}.",
-                    self.name,
-                    known.join(", ")
-                );
-                return Err(failure(SYNTAX, text));
-            };
-            if columns.iter().any(|(_, other)| other == name) {
-                return Err(failure(SYNTAX, format!("Variable `{name}` already declared")));
-            }
-            columns.push((at, name.clone()));
-        }
-        Ok(columns)
+        let known: Vec<_> = procedure.columns.iter().map(|column| column.name).collect();
+        chosen(&self.name, &known, self.yields.as_deref()).map_err(|text| failure(SYNTAX, text))
     }
 
     fn values(&self, procedure: &Procedure, parameters: &MapView<'_>) -> Result<Vec<Value>, Failure> {
@@ -157,6 +124,29 @@ impl Call {
     }
 }
 
+/// Where each wanted column stands among those that a procedure has, and the name that it gets; none named = all.
+pub(crate) fn chosen(
+    procedure: &str,
+    known: &[&str],
+    wanted: Option<&[(String, String)]>,
+) -> Result<Vec<(usize, String)>, String> {
+    let Some(wanted) = wanted else {
+        return Ok(known.iter().map(|name| (*name).to_owned()).enumerate().collect());
+    };
+    let mut columns: Vec<(usize, String)> = Vec::with_capacity(wanted.len());
+    for (column, name) in wanted {
+        let Some(at) = known.iter().position(|known| known == column) else {
+            let known = known.join(", ");
+            return Err(format!("Unknown procedure output: `{column}`. {procedure} gives: {known}."));
+        };
+        if columns.iter().any(|(_, other)| other == name) {
+            return Err(format!("Variable `{name}` already declared"));
+        }
+        columns.push((at, name.clone()));
+    }
+    Ok(columns)
+}
+
 /// The tokens of a text that are left.
 pub(crate) struct Words<'t> {
     text: &'t str,
@@ -170,6 +160,28 @@ impl<'t> Words<'t> {
         let mut tokens = open_cypher::lex(text).tokens;
         tokens.retain(|token| !token.is_trivia());
         Self { text, tokens, at: 0 }
+    }
+
+    /// What stands behind `CALL` and this namespace; `None` if the text does not begin with them.
+    pub(crate) fn behind(text: &'t str, namespace: &str) -> Option<Self> {
+        if !looks_like_call(text.as_bytes(), namespace) {
+            return None;
+        }
+        let mut words = Self::of(text);
+        let calls = words.take(TokenKind::Keyword(Keyword::Call))
+            && words.name()?.eq_ignore_ascii_case(namespace)
+            && words.kind() == Some(TokenKind::Dot);
+        calls.then_some(words)
+    }
+
+    /// The whole name of a procedure, of which the namespace was taken.
+    pub(crate) fn names(&mut self, namespace: &str) -> Option<String> {
+        let mut name = namespace.to_owned();
+        while self.take(TokenKind::Dot) {
+            name.push('.');
+            name.push_str(&self.name()?);
+        }
+        Some(name)
     }
 
     /// The next one's kind.

@@ -12,7 +12,7 @@ mod state;
 
 use bolt_wire::packstream::Value;
 
-pub(crate) use call::{Argument, Call, SYNTAX, Words};
+pub(crate) use call::{Argument, Call, SYNTAX, Words, chosen};
 pub(crate) use procedures::{Asking, reference_markdown};
 
 /// The namespace of Sidebolt's procedures.

@@ -9,14 +9,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::budget::Reserved;
+use super::budget::{Budget, Reserved};
 use super::graph::Graph;
+use super::pace::Pace;
 use super::project::blocking;
 use super::{GnnMetrics, Trouble};
 use crate::metrics::Metrics;
 
-/// Nodes that leave together.
-const BATCH: usize = 1024;
 /// Nodes that may wait in one lane.
 const WAITING: usize = 200_000;
 /// What was not used for so long is forgotten.
@@ -143,6 +142,7 @@ impl Batches {
         ready: &Arc<Ready>,
         sampling: &Sampling,
         nodes: &[u32],
+        budget: &Arc<Budget>,
         metrics: &Arc<Metrics>,
     ) -> Result<gnn::Matrix, Trouble> {
         let (kept, space) = (self.kept(), space(&ready.model, sampling));
@@ -160,7 +160,7 @@ impl Batches {
                 }
                 Arc::clone(lanes.entry(sampling.clone()).or_default())
             };
-            let computed = lane.ask(ready, sampling, missing.clone(), metrics).await?;
+            let computed = lane.ask(ready, sampling, missing.clone(), budget, metrics).await?;
             let mut fresh = (0..computed.rows()).map(|row| Arc::<[f32]>::from(computed.row(row)));
             for (node, row) in nodes.iter().zip(&mut rows) {
                 if row.is_none()
@@ -202,9 +202,17 @@ fn kept(bytes: usize) -> Kept {
 type Answer = Result<gnn::Matrix, Trouble>;
 
 /// Those who ask the same model of the same graph with the same sampling.
-#[derive(Default)]
 struct Lane {
     line: Mutex<Line>,
+    pace: Mutex<Pace>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        let device = gnn::devices().into_iter().find(|device| device.used);
+        let size = device.map_or(64, |device| device.batch_size());
+        Self { line: Mutex::default(), pace: Mutex::new(Pace::new(size)) }
+    }
 }
 
 #[derive(Default)]
@@ -221,6 +229,7 @@ impl Lane {
         ready: &Arc<Ready>,
         sampling: &Sampling,
         nodes: Vec<u32>,
+        budget: &Arc<Budget>,
         metrics: &Arc<Metrics>,
     ) -> Answer {
         let (sender, receiver) = oneshot::channel();
@@ -236,8 +245,13 @@ impl Lane {
             line.waiting.push_back((nodes, sender));
             metrics.gnn.queue.inc();
             if !std::mem::replace(&mut line.running, true) {
-                let run = Arc::clone(self).run(Arc::clone(ready), sampling.clone(), Arc::clone(metrics));
-                tokio::spawn(run);
+                let work = Work {
+                    ready: Arc::clone(ready),
+                    sampling: sampling.clone(),
+                    budget: Arc::clone(budget),
+                    metrics: Arc::clone(metrics),
+                };
+                tokio::spawn(Arc::clone(self).run(work));
             }
         }
         let answer = receiver.await;
@@ -245,33 +259,49 @@ impl Lane {
     }
 
     /// Computes batch after batch while there is something to compute.
-    async fn run(self: Arc<Self>, ready: Arc<Ready>, sampling: Sampling, metrics: Arc<Metrics>) {
+    async fn run(self: Arc<Self>, work: Work) {
+        let work = Arc::new(work);
         while let Some(batch) = self.next() {
-            metrics.gnn.queue.sub(batch.len() as i64);
+            work.metrics.gnn.queue.sub(batch.len() as i64);
             let all: Vec<u32> = batch.iter().flat_map(|(nodes, _)| nodes.iter().copied()).collect();
-            metrics.gnn.batch_nodes.observe(all.len() as f64);
-            let since = Instant::now();
-            let (ready, sampling) = (Arc::clone(&ready), sampling.clone());
-            let count = all.len();
-            let done = blocking(move || {
-                let Sampling { sizes, seed } = &sampling;
-                let cancel = gnn::Cancel::default();
-                ready.model.forward_nodes(&ready.graph.edges, &ready.features, &all, sizes, *seed, &cancel)
-            })
-            .await
-            .and_then(|done| done.map_err(Trouble::from));
-            metrics.gnn.compute_seconds.observe(since.elapsed().as_secs_f64());
-            metrics.gnn.nodes.inc_by(count as u64);
+            let done = self.compute(&work, &all).await;
             share(batch, &done);
         }
     }
 
+    /// Nodes in pieces of the size that is best. Where memory is short the pieces become smaller, and it goes on.
+    async fn compute(&self, work: &Arc<Work>, all: &[u32]) -> Answer {
+        let mut values = Vec::new();
+        let mut left = all;
+        while !left.is_empty() {
+            let (piece, rest) = left.split_at(left.len().min(self.pace.lock().size()));
+            let _bytes = match work.budget.take(work.bytes(piece.len())) {
+                Ok(bytes) => bytes,
+                Err(_) if self.pace.lock().halve() => continue,
+                Err(trouble) => return Err(trouble),
+            };
+            work.metrics.gnn.batch_nodes.observe(piece.len() as f64);
+            let (since, own, nodes) = (Instant::now(), Arc::clone(work), piece.to_vec());
+            let done =
+                blocking(move || own.compute(&nodes)).await.and_then(|done| done.map_err(Trouble::from));
+            work.metrics.gnn.compute_seconds.observe(since.elapsed().as_secs_f64());
+            work.metrics.gnn.nodes.inc_by(piece.len() as u64);
+            let mut pace = self.pace.lock();
+            pace.learn(piece.len(), since.elapsed());
+            work.metrics.gnn.batch_size.set(pace.size() as i64);
+            values.extend_from_slice(done?.values());
+            left = rest;
+        }
+        Ok(gnn::Matrix::new(all.len(), work.ready.model.info().out_channels, values)?)
+    }
+
     /// Who leaves next: whole requests in the order in which they came, until there are enough nodes.
     fn next(&self) -> Option<Vec<(Vec<u32>, oneshot::Sender<Answer>)>> {
+        let most = self.pace.lock().size();
         let mut line = self.line.lock();
         let (mut batch, mut nodes) = (Vec::new(), 0);
         while let Some((front, _)) = line.waiting.front() {
-            if nodes > 0 && nodes + front.len() > BATCH {
+            if nodes > 0 && nodes + front.len() > most {
                 break;
             }
             nodes += front.len();
@@ -280,6 +310,34 @@ impl Lane {
         line.nodes -= nodes;
         line.running = !batch.is_empty();
         line.running.then_some(batch)
+    }
+}
+
+/// What a lane computes with.
+struct Work {
+    ready: Arc<Ready>,
+    sampling: Sampling,
+    budget: Arc<Budget>,
+    metrics: Arc<Metrics>,
+}
+
+impl Work {
+    fn compute(&self, nodes: &[u32]) -> Result<gnn::Matrix, gnn::Error> {
+        let (ready, Sampling { sizes, seed }) = (&self.ready, &self.sampling);
+        let cancel = gnn::Cancel::default();
+        ready.model.forward_nodes(&ready.graph.edges, &ready.features, nodes, sizes, *seed, &cancel)
+    }
+
+    /// Bytes that computing so many nodes may take: as for the whole graph, less what they cannot reach.
+    fn bytes(&self, nodes: usize) -> usize {
+        let graph = &self.ready.graph;
+        let (all, edges) = (graph.ids.len(), graph.edges.edges());
+        let (least, most) = self.ready.model.required_bytes(all, edges);
+        let mut reached = if self.sampling.sizes.is_empty() { all } else { nodes };
+        for size in &self.sampling.sizes {
+            reached = reached.saturating_mul(size + 1).min(all);
+        }
+        (least.max(most) as f64 * reached as f64 / all.max(1) as f64) as usize
     }
 }
 
@@ -318,7 +376,8 @@ mod tests {
 
     #[test]
     fn whole_requests_leave_in_their_order() {
-        let lane = Lane::default();
+        const BATCH: usize = 64;
+        let lane = Lane { line: Mutex::default(), pace: Mutex::new(Pace::new(BATCH)) };
         for nodes in [BATCH - 1, 1, 1, 2 * BATCH] {
             let mut line = lane.line.lock();
             line.nodes += nodes;

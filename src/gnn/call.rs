@@ -5,7 +5,7 @@ use open_cypher::{Keyword, TokenKind};
 
 use super::Trouble;
 use super::procedures::{self, Column, Procedure};
-use crate::console::{Argument, Words, looks_like_call};
+use crate::console::{Argument, Words, chosen};
 
 /// The namespace of these procedures.
 pub(crate) const NAMESPACE: &str = "gnn";
@@ -25,27 +25,13 @@ pub(crate) struct Call {
 impl Call {
     /// The call that a text is; `None` if it does not begin with one of these procedures.
     pub(crate) fn of(text: &str) -> Option<Result<Self, Trouble>> {
-        if !looks_like_call(text.as_bytes(), NAMESPACE) {
-            return None;
-        }
-        let mut words = Words::of(text);
-        if !words.take(TokenKind::Keyword(Keyword::Call)) {
-            return None;
-        }
-        let namespace = words.name()?;
-        if !namespace.eq_ignore_ascii_case(NAMESPACE) || words.kind() != Some(TokenKind::Dot) {
-            return None;
-        }
+        let mut words = Words::behind(text, NAMESPACE)?;
         Some(Self::read(&mut words))
     }
 
     /// Reads what follows the namespace.
     fn read(words: &mut Words<'_>) -> Result<Self, Trouble> {
-        let mut name = NAMESPACE.to_owned();
-        while words.take(TokenKind::Dot) {
-            name.push('.');
-            name.push_str(&words.name().ok_or_else(|| refuse(words))?);
-        }
+        let name = words.names(NAMESPACE).ok_or_else(|| refuse(words))?;
         let procedure = procedures::find(&name).ok_or_else(|| procedures::unknown(&name))?;
         let arguments = words.arguments().ok_or_else(|| refuse(words))?;
         let yields = words.is("YIELD");
@@ -96,25 +82,9 @@ fn columns(
     procedure: &'static Procedure,
     wanted: Option<Vec<(String, String)>>,
 ) -> Result<Vec<(&'static Column, String)>, Trouble> {
-    let Some(wanted) = wanted else {
-        return Ok(procedure.columns.iter().map(|column| (column, column.name.to_owned())).collect());
-    };
-    let mut columns: Vec<(&Column, String)> = Vec::with_capacity(wanted.len());
-    for (column, name) in wanted {
-        let Some(known) = procedure.columns.iter().find(|known| known.name == column) else {
-            let known: Vec<_> = procedure.columns.iter().map(|known| known.name).collect();
-            return Err(Trouble::Syntax(format!(
-                "Unknown procedure output: `{column}`. {} gives: {}.",
-                procedure.name,
-                known.join(", ")
-            )));
-        };
-        if columns.iter().any(|(_, other)| *other == name) {
-            return Err(Trouble::Syntax(format!("Variable `{name}` already declared")));
-        }
-        columns.push((known, name));
-    }
-    Ok(columns)
+    let known: Vec<_> = procedure.columns.iter().map(|column| column.name).collect();
+    let columns = chosen(procedure.name, &known, wanted.as_deref()).map_err(Trouble::Syntax)?;
+    Ok(columns.into_iter().filter_map(|(at, name)| Some((procedure.columns.get(at)?, name))).collect())
 }
 
 fn refuse(words: &Words<'_>) -> Trouble {

@@ -113,8 +113,9 @@ impl Gnn {
                     nodes.iter().map(|node| position(&graph, node)).collect::<Result<Vec<u32>, _>>()?;
                 let reserved =
                     self.catalog.budget.take(4 * nodes.len() * wanted.model.model.info().out_channels)?;
-                let matrix =
-                    self.batches.nodes(&ready, &wanted.sampling, &nodes, &caller.shared.metrics).await?;
+                caller.task.step("Computing", nodes.len());
+                let (budget, metrics) = (&self.catalog.budget, &caller.shared.metrics);
+                let matrix = self.batches.nodes(&ready, &wanted.sampling, &nodes, budget, metrics).await?;
                 let keeps = Keeps::Own { _reserved: Some(reserved) };
                 Embeddings {
                     graph,
@@ -212,6 +213,7 @@ impl Gnn {
         let graph = &ready.graph;
         let (least, most) = ready.model.required_bytes(graph.ids.len(), graph.edges.edges());
         let mut reserved = self.catalog.budget.take(most.max(least))?;
+        caller.task.step("Computing", graph.ids.len());
         let (work, cancel, begun) = (Arc::clone(ready), caller.cancel.clone(), Instant::now());
         let matrix =
             blocking(move || work.model.forward(&work.graph.edges, &work.features, &cancel)).await??;

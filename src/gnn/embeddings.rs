@@ -132,6 +132,7 @@ impl Gnn {
         let graph = self.catalog.current(caller, &owner, &graph).await?;
         let before = since.elapsed();
         let reserved = self.catalog.budget.take(wanted.work.required_bytes(graph.ids.len()))?;
+        caller.task.step("Computing", graph.ids.len());
         let (work, cancel) = (Arc::clone(&graph), caller.cancel.clone());
         let begun = Instant::now();
         let matrix = blocking(move || {

@@ -12,7 +12,7 @@ use bolt_wire::version::NotificationFilter;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::{Instant, timeout};
 
-use super::Trouble;
+use super::{Task, Trouble};
 use crate::session::Shared;
 use crate::upstream::{Connection, Lease, Need};
 
@@ -39,6 +39,8 @@ pub(crate) struct Caller {
     pub(crate) vectors: bool,
     /// Set once nobody waits for the answer any longer.
     pub(crate) cancel: gnn::Cancel,
+    /// Where his call is.
+    pub(crate) task: Arc<Task>,
 }
 
 /// What stands behind an answer's last record.

@@ -23,12 +23,13 @@ impl Gnn {
         nodes: Option<Value>,
         relationships: Option<Value>,
         configuration: Option<Value>,
+        read: impl FnOnce(Value, Value, Option<Value>) -> Result<Spec, Trouble>,
     ) -> Result<Output, Trouble> {
         let graph = name("graphName", graph.as_ref())?;
         let nothing = || Value::List(Vec::new());
         let nodes = nodes.unwrap_or_else(nothing);
         let relationships = relationships.unwrap_or_else(nothing);
-        let spec = Arc::new(Spec::read(nodes, relationships, configuration)?);
+        let spec = Arc::new(read(nodes, relationships, configuration)?);
         let owner = self.catalog.owner(caller).await?;
         let _turn = self.turn(caller).await?;
         let named = self.catalog.project(caller, owner, &graph, spec).await?;

@@ -1,6 +1,6 @@
 //! What is counted.
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::metrics::Builder;
 
@@ -35,6 +35,12 @@ pub(crate) struct GnnMetrics {
     pub(crate) queue: IntGauge,
     /// Nodes of a batch.
     pub(crate) batch_nodes: Histogram,
+    /// Nodes of a full batch, as chosen last.
+    pub(crate) batch_size: IntGauge,
+    /// Memory of the devices.
+    pub(crate) device_memory: IntGaugeVec,
+    /// Which version of each model is meant by its name.
+    pub(crate) model_versions: IntGaugeVec,
     /// Models that are loaded.
     pub(crate) models: IntGauge,
     /// Times that a folder was no model.
@@ -68,6 +74,9 @@ impl GnnMetrics {
             kept: b.gauge("sidebolt_gnn_cache_entries", "Embeddings of single nodes that are kept."),
             queue: b.gauge("sidebolt_gnn_waiting", "Calls that wait for the next batch of nodes."),
             batch_nodes: b.histogram("sidebolt_gnn_batch_rows", "Nodes that were computed together.", vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0]),
+            batch_size: b.gauge("sidebolt_gnn_batch_size", "Nodes that are computed together at most, as chosen last: first by the memory that is free, then by what was fastest."),
+            device_memory: b.gauges("sidebolt_gnn_device_memory_bytes", "Memory of what computes, and what of it is free.", &["device", "kind"]),
+            model_versions: b.gauges("sidebolt_gnn_model_info", "1 for the version that a model's name stands for.", &["model", "version"]),
             models: b.gauge("sidebolt_gnn_models", "Models that are loaded."),
             broken_models: b.counter("sidebolt_gnn_broken_models_total", "Times that a folder in gnn.models could not be loaded."),
             warmup_seconds: b.seconds("sidebolt_gnn_warmup_seconds", "Time of loading a model and running it once."),

@@ -18,11 +18,14 @@ mod matrix;
 mod metrics;
 mod models;
 mod names;
+mod pace;
 mod procedures;
 mod project;
+mod queries;
 mod rows;
 mod settings;
 mod spec;
+mod tasks;
 mod train;
 mod write;
 
@@ -39,7 +42,9 @@ pub(crate) use error::Trouble;
 pub(crate) use fetch::Caller;
 pub(crate) use metrics::GnnMetrics;
 pub(crate) use procedures::reference_markdown;
+pub(crate) use queries::queries;
 pub(crate) use rows::{Output, Rows};
+pub(crate) use tasks::Task;
 pub(crate) use write::with_parameters;
 
 use batch::Batches;
@@ -47,6 +52,8 @@ use catalog::Catalog;
 use embed::Mode;
 use models::Models;
 use procedures::Runs;
+use spec::Spec;
+use tasks::Tasks;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -60,6 +67,7 @@ pub(crate) struct Gnn {
     pub(crate) catalog: Catalog,
     pub(crate) models: Models,
     pub(crate) batches: Batches,
+    tasks: Tasks,
     running: Semaphore,
 }
 
@@ -69,6 +77,7 @@ impl Gnn {
             catalog: Catalog::default(),
             models: Models::default(),
             batches: Batches::new(config.cache_bytes),
+            tasks: Tasks::default(),
             running: Semaphore::new(config.max_running),
         };
         if config.enabled
@@ -107,10 +116,23 @@ impl Gnn {
     }
 
     /// Sets the gauges.
-    pub(crate) fn gauge(&self, metrics: &GnnMetrics) {
+    pub(crate) fn gauge(&self, metrics: &GnnMetrics, enabled: bool) {
+        if !enabled {
+            return;
+        }
         metrics.graphs.set(self.catalog.count() as i64);
         metrics.bytes.set(self.catalog.budget.used() as i64);
         self.batches.gauge(metrics);
+        metrics.model_versions.reset();
+        for (name, known, _) in self.models.list().0.into_iter().filter(|(_, _, newest)| *newest) {
+            metrics.model_versions.with_label_values(&[name.as_str(), known.model.version()]).set(1);
+        }
+        for device in gnn::devices().iter().filter(|device| device.usable) {
+            for (kind, bytes) in [("total", device.memory_total), ("free", device.memory_free)] {
+                let device = device.kind.to_string();
+                metrics.device_memory.with_label_values(&[device.as_str(), kind]).set(bytes.cast_signed());
+            }
+        }
     }
 
     /// A turn for what takes a whole graph.
@@ -137,10 +159,14 @@ impl Gnn {
                 procedure.name
             )));
         }
+        let _listed = (procedure.runs != Runs::Progress).then(|| self.tasks.list(caller, procedure.name));
         let mut values = values.into_iter();
         let mut next = || values.next();
         let output = match procedure.runs {
-            Runs::Project => self.project(caller, next(), next(), next(), next()).await,
+            Runs::Project => self.project(caller, next(), next(), next(), next(), Spec::read).await,
+            Runs::ProjectCypher => {
+                self.project(caller, next(), next(), next(), next(), Spec::by_queries).await
+            }
             Runs::List => self.list(caller, next()).await,
             Runs::Drop => self.drop(caller, next(), next()).await,
             Runs::FastRpStream => self.fast_rp(caller, next(), next(), false).await,
@@ -161,6 +187,7 @@ impl Gnn {
             Runs::ModelLoad => self.model_load(caller, next()).await,
             Runs::ModelDrop => self.model_drop(caller, next()),
             Runs::Device => Ok(self.device()),
+            Runs::Progress => Ok(self.list_progress(caller)),
         };
         let metrics = &caller.shared.metrics.gnn;
         let outcome = if output.is_ok() { "success" } else { "failure" };

@@ -12,6 +12,11 @@ pub(super) async fn check_names(
     lease: &mut Lease,
     spec: &Spec,
 ) -> Result<Box<str>, Trouble> {
+    if spec.queries.is_some() {
+        let prefix = prefix_of(caller, lease, "MATCH (n) RETURN elementId(n) LIMIT 1", NOTHING).await?;
+        return prefix
+            .ok_or_else(|| Trouble::wrong("Node-Query returned no nodes: there is none that you may see."));
+    }
     let wanted = [
         ("label", "labels", "CALL db.labels() YIELD label RETURN collect(label)", spec.labels.clone()),
         (

@@ -24,6 +24,7 @@ pub(crate) struct Procedure {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Runs {
     Project,
+    ProjectCypher,
     List,
     Drop,
     FastRpStream,
@@ -39,6 +40,7 @@ pub(crate) enum Runs {
     ModelLoad,
     ModelDrop,
     Device,
+    Progress,
 }
 
 /// A column of an answer.
@@ -109,6 +111,25 @@ pub(crate) const ALL: &[Procedure] = &[
         writes: false,
         runs: Runs::Project,
         says: "Reads a graph from Neo4j and keeps it in Sidebolt's memory under a name.",
+    },
+    Procedure {
+        name: "gnn.graph.project.cypher",
+        arguments: &[GRAPH_NAME, "nodeQuery :: STRING", "relationshipQuery :: STRING", CONFIGURATION],
+        least: 3,
+        columns: &[
+            column("nodeQuery", "STRING", "as it was given"),
+            column("relationshipQuery", "STRING", "as it was given"),
+            column("graphName", "STRING", "its name"),
+            column("nodeCount", "INTEGER", "nodes"),
+            column("relationshipCount", "INTEGER", "relationships"),
+            column("projectMillis", "INTEGER", "time of reading"),
+            column("featureCount", "INTEGER", "numbers of each node"),
+            column("missingValues", "INTEGER", "values that were missing and replaced"),
+            column("sizeInBytes", "INTEGER", "bytes that it takes here"),
+        ],
+        writes: false,
+        runs: Runs::ProjectCypher,
+        says: "The same by two queries that read: one returns `id` (of `id(n)`) and the features by their names, the other `source` and `target`, and the weight by its name.",
     },
     Procedure {
         name: "gnn.graph.list",
@@ -282,6 +303,30 @@ pub(crate) const ALL: &[Procedure] = &[
         writes: true,
         runs: Runs::ModelDrop,
         says: "Forgets a model until its files change or `gnn.model.load` is called.",
+    },
+    Procedure {
+        name: "gnn.listProgress",
+        arguments: &[],
+        least: 0,
+        columns: &[
+            column("jobId", "STRING", "its number"),
+            column("username", "STRING", "who called"),
+            column("taskName", "STRING", "the procedure"),
+            column(
+                "step",
+                "STRING",
+                "what it does now: `Waiting`, `Nodes`, `Relationships`, `Computing`, `Training`, `Writing`",
+            ),
+            column("progress", "STRING", "how much of that is done, such as `12.5%`; `n/a` = nobody knows"),
+            column("done", "INTEGER", "nodes, relationships or epochs of the step that are done"),
+            column("total", "INTEGER", "of so many; null = not known"),
+            column("loss", "FLOAT", "the last epoch's loss, in training"),
+            column("timeStarted", "STRING", "when it was called, in UTC"),
+            column("elapsedMillis", "INTEGER", "how long ago that was"),
+        ],
+        writes: false,
+        runs: Runs::Progress,
+        says: "What the user's calls are doing now.",
     },
     Procedure {
         name: "gnn.device",

@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, Reserved};
 use super::features::Column;
-use super::fetch::{Caller, NOTHING};
+use super::fetch::Caller;
 use super::fresh::Stamp;
 use super::graph::{Graph, NOBODY, Positions};
 use super::matrix::{Features, assemble};
 use super::names::{check_names, prefix_of};
+use super::queries::not_an_id;
 use super::spec::{Relationships, Spec, Way};
 use super::{Trouble, fetch};
 use crate::sight::now;
@@ -32,11 +33,15 @@ impl Nodes {
     }
 
     /// Takes one chunk.
-    fn take(&mut self, walker: &mut Walker<'_>) -> Result<(), Trouble> {
+    fn take(&mut self, walker: &mut Walker<'_>, by_query: bool) -> Result<(), Trouble> {
         let count = walker.list_header().map_err(broken)?;
         let first = self.ids.len();
         for _ in 0..count {
-            self.ids.push(walker.integer().map_err(broken)?);
+            let id = walker.integer();
+            if by_query && !id.as_ref().is_ok_and(|id| *id >= 0) {
+                return Err(not_an_id(id.ok()));
+            }
+            self.ids.push(id.map_err(broken)?);
         }
         if self.columns.is_empty() && self.labels.is_empty() {
             return Ok(());
@@ -72,6 +77,19 @@ impl Edges {
         4 * (self.sources.capacity() + self.targets.capacity() + self.weights.capacity())
     }
 
+    /// One more that was read, the way that it passes messages.
+    fn add(&mut self, way: Way, source: u32, target: u32, weight: Option<f32>) {
+        self.read += 1;
+        match way {
+            Way::Natural => self.put(source, target, weight),
+            Way::Reverse => self.put(target, source, weight),
+            Way::Undirected => {
+                self.put(source, target, weight);
+                self.put(target, source, weight);
+            }
+        }
+    }
+
     pub(super) fn put(&mut self, source: u32, target: u32, weight: Option<f32>) {
         self.sources.push(source);
         self.targets.push(target);
@@ -92,7 +110,12 @@ pub(crate) async fn read(
     let mut reserved = budget.reserve();
     let prefix = check_names(caller, &mut lease, spec).await?;
     let text = spec.nodes_text();
-    let nodes = read_chunks(caller, &mut lease, spec, &text, NOTHING, |bytes| reserved.set(bytes)).await?;
+    caller.task.step("Nodes", 0);
+    let nodes =
+        read_chunks(caller, &mut lease, spec, &text, spec.parameters(), |bytes| reserved.set(bytes)).await?;
+    if nodes.ids.is_empty() && spec.queries.is_some() {
+        return Err(Trouble::wrong("Node-Query returned no nodes: let it match some that you may see."));
+    }
     let read_nodes = nodes.bytes();
     // Sorting and sizing what may be a million nodes is work for another thread, and so is what follows the relationships.
     let (ids, features, positions) = {
@@ -102,6 +125,7 @@ pub(crate) async fn read(
     let base = 8 * ids.len() + positions.bytes() + features.matrix.bytes();
     reserved.set(base.max(read_nodes))?;
     let mut edges = Edges::default();
+    caller.task.step("Relationships", 0);
     for relationships in &spec.relationships {
         read_edges(caller, &mut lease, spec, relationships, &mut edges, &mut reserved, base, |id| {
             positions.of(id, &ids)
@@ -219,7 +243,9 @@ async fn read_chunks(
     };
     caller
         .read(lease, text, parameters, |walker| {
-            nodes.take(walker)?;
+            let before = nodes.ids.len();
+            nodes.take(walker, spec.queries.is_some())?;
+            caller.task.more(nodes.ids.len() - before);
             grown(nodes.bytes())
         })
         .await?;
@@ -240,7 +266,7 @@ async fn read_edges(
     // What has no weight of its own beside others that have one counts as 1.
     let weighted = spec.weighted();
     caller
-        .read(lease, &spec.relationships_text(relationships), NOTHING, |walker| {
+        .read(lease, &spec.relationships_text(relationships), spec.parameters(), |walker| {
             let mut sources = *walker;
             let count = sources.list_header().map_err(broken)?;
             walker.value().map_err(broken)?;
@@ -258,18 +284,15 @@ async fn read_edges(
                     Some(name) => Some(weight(&mut weights, name, source, target)?),
                     None => weighted.then_some(1.0),
                 };
-                if let (Some(source), Some(target)) = (position(source), position(target)) {
-                    edges.read += 1;
-                    match relationships.way {
-                        Way::Natural => edges.put(source, target, weight),
-                        Way::Reverse => edges.put(target, source, weight),
-                        Way::Undirected => {
-                            edges.put(source, target, weight);
-                            edges.put(target, source, weight);
-                        }
+                match (position(source), position(target), &spec.queries) {
+                    (Some(source), Some(target), _) => edges.add(relationships.way, source, target, weight),
+                    (start, _, Some(queries)) => {
+                        queries.stray(source, target, start.is_some()).map_or(Ok(()), Err)?;
                     }
+                    _ => {}
                 }
             }
+            caller.task.more(count);
             reserved.set(base + edges.bytes())
         })
         .await
@@ -312,7 +335,10 @@ fn sorted(nodes: Nodes, spec: &Spec) -> Result<Sorted, Trouble> {
     }
     let in_order: Vec<i64> = by_id.iter().filter_map(|at| ids.get(*at as usize).copied()).collect();
     if let Some(twice) = in_order.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Trouble::wrong(format!("Node {} came twice from Neo4j; try again.", twice[0])));
+        return Err(Trouble::wrong(match spec.queries {
+            Some(_) => format!("The node query gave node {} twice: write RETURN DISTINCT there.", twice[0]),
+            None => format!("Node {} came twice from Neo4j; try again.", twice[0]),
+        }));
     }
     let mut features = assemble(columns, rows, &order)?;
     if !labels.is_empty() {

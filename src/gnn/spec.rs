@@ -6,6 +6,8 @@ use bolt_wire::packstream::Value;
 
 use super::Trouble;
 use super::features::{self, Feature};
+use super::fetch::NOTHING;
+use super::queries::Queries;
 use super::settings::{Settings, expected, strings};
 
 /// Which way relationships pass messages.
@@ -48,6 +50,8 @@ pub(crate) struct Spec {
     /// Labels of its nodes; none = all nodes.
     pub(crate) labels: Vec<String>,
     pub(crate) relationships: Vec<Relationships>,
+    /// What gives its nodes and relationships instead of labels and types.
+    pub(crate) queries: Option<Queries>,
     pub(crate) features: Vec<Feature>,
     /// Two more features: the logarithms of the numbers of relationships that come and go.
     pub(crate) degree: bool,
@@ -66,6 +70,24 @@ impl Spec {
         relationships: Value,
         configuration: Option<Value>,
     ) -> Result<Self, Trouble> {
+        Self::of(nodes, relationships, configuration, false)
+    }
+
+    /// Reads `nodeQuery`, `relationshipQuery` and `configuration`.
+    pub(crate) fn by_queries(
+        nodes: Value,
+        relationships: Value,
+        configuration: Option<Value>,
+    ) -> Result<Self, Trouble> {
+        Self::of(nodes, relationships, configuration, true)
+    }
+
+    fn of(
+        nodes: Value,
+        relationships: Value,
+        configuration: Option<Value>,
+        by_queries: bool,
+    ) -> Result<Self, Trouble> {
         let configured = configuration.clone().unwrap_or_else(|| Value::Map(Vec::new()));
         let shown = [nodes.clone(), relationships.clone(), configured];
         let mut map = Settings::of(configuration)?;
@@ -75,8 +97,13 @@ impl Spec {
         };
         let way = map.word("orientation", WAYS)?.map_or(Way::Natural, Way::of);
         let weight = weight_of(&mut map)?;
-        let (labels, mut features) = nodes_of(nodes, fallback)?;
-        let relationships = relationships_of(relationships, way, weight.as_deref())?;
+        let (queries, labels, mut features, relationships) = if by_queries {
+            let queries = Queries::read(nodes, relationships, &mut map)?;
+            (Some(queries), Vec::new(), Vec::new(), vec![Relationships { types: Vec::new(), way, weight }])
+        } else {
+            let (labels, features) = nodes_of(nodes, fallback)?;
+            (None, labels, features, relationships_of(relationships, way, weight.as_deref())?)
+        };
         for key in ["featureProperties", "nodeProperties"] {
             if let Some(value) = map.take(key) {
                 features.extend(features::properties(key, value, fallback)?);
@@ -102,7 +129,7 @@ impl Spec {
         }
         let max_staleness =
             (max_staleness >= 0.0).then(|| Duration::from_secs_f64(max_staleness.min(86_400.0)));
-        Ok(Self { labels, relationships, features, degree, one_hot_labels, max_staleness, shown })
+        Ok(Self { labels, relationships, queries, features, degree, one_hot_labels, max_staleness, shown })
     }
 
     /// `(n:A|B)` and the like.
@@ -115,8 +142,18 @@ impl Spec {
         self.relationships.iter().any(|relationships| relationships.weight.is_some())
     }
 
+    /// The parameters of both statements, a PackStream map.
+    pub(crate) fn parameters(&self) -> &[u8] {
+        self.queries.as_ref().map_or(NOTHING, |queries| &queries.parameters)
+    }
+
     /// The statement that gives nodes in chunks: their ids, and for each the list of its properties (and labels).
     pub(crate) fn nodes_text(&self) -> String {
+        if let Some(queries) = &self.queries {
+            let columns: Vec<String> =
+                self.features.iter().map(|feature| escaped(&feature.property)).collect();
+            return queries.nodes_text(&columns);
+        }
         let mut values: Vec<String> =
             self.features.iter().map(|feature| format!("n.{}", escaped(&feature.property))).collect();
         if self.one_hot_labels {
@@ -134,6 +171,9 @@ impl Spec {
 
     /// The statement that gives relationships in chunks: start nodes, end nodes, and weights if there are any.
     pub(crate) fn relationships_text(&self, relationships: &Relationships) -> String {
+        if let Some(queries) = &self.queries {
+            return queries.relationships_text(relationships.weight.as_deref());
+        }
         let pattern = format!("{}-[r{}]->(b)", self.node("a"), alternatives(&relationships.types));
         match &relationships.weight {
             None => format!(

@@ -110,7 +110,8 @@ impl Gnn {
         let _reserved = self.catalog.budget.take(bytes)?;
         let (cancel, folder, named) =
             (caller.cancel.clone(), config.gnn.models.clone(), training.name.clone());
-        let shared = Arc::clone(&caller.shared);
+        caller.task.step("Training", training.epochs);
+        let (shared, task) = (Arc::clone(&caller.shared), Arc::clone(&caller.task));
         let (epochs, loaded) = blocking(move || {
             let features = match training.feature_properties.as_slice() {
                 [] => Arc::clone(&graph.features),
@@ -119,6 +120,7 @@ impl Gnn {
             let mut epochs = Vec::new();
             let mut note = |epoch: gnn::Epoch| {
                 shared.metrics.gnn.epochs.inc();
+                task.epoch(epoch.loss);
                 tracing::debug!(
                     model = training.name,
                     epoch = epoch.epoch,

@@ -155,6 +155,7 @@ async fn write_all(
     property: &str,
 ) -> Result<(usize, Option<Box<str>>), Trouble> {
     let size = caller.shared.config.load().gnn.write_batch;
+    caller.task.step("Writing", embeddings.len());
     let next = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let lane = |lease: Lease| {
         let (next, embeddings, caller, property) = (Arc::clone(&next), embeddings, caller, property);
@@ -215,6 +216,7 @@ async fn batch(
                     ticket.committed(&changes(property, written), ended.bookmark.as_deref(), sets);
                 }
                 caller.shared.metrics.gnn.written.inc_by(written as u64);
+                caller.task.more(written);
                 return Ok((written, ended));
             }
             Err(Trouble::Neo4j(payload)) if tries < TRIES && is_passing(&payload) => {

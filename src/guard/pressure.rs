@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Scope;
 use crate::session::Shared;
+use crate::sight::resident;
 
 /// How often memory is looked at.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -48,7 +49,7 @@ pub(crate) async fn keep_measuring(shared: Arc<Shared>, end: CancellationToken) 
         loop {
             every.tick().await;
             let most = shared.config.load().guard.max_memory as u64;
-            let used = if most > 0 { resident().unwrap_or(0) } else { 0 };
+            let used = if most > 0 { resident() } else { 0 };
             if shared.guard.pressure.look(used, most) {
                 let answers = shared.cache.invalidate(&Scope::All, &shared.coalescer.statements);
                 tracing::warn!(
@@ -61,13 +62,6 @@ pub(crate) async fn keep_measuring(shared: Arc<Shared>, end: CancellationToken) 
         }
     };
     let _ = end.run_until_cancelled(work).await;
-}
-
-/// Bytes that this process has in memory; none where /proc does not tell.
-fn resident() -> Option<u64> {
-    const PAGE: u64 = 4096;
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok().map(|pages| pages * PAGE)
 }
 
 #[cfg(test)]
@@ -86,6 +80,6 @@ mod tests {
         assert_eq!(pressure.is_high(), Some(951));
         pressure.look(950, 1_000);
         assert_eq!(pressure.is_high(), None);
-        assert!(resident().is_some_and(|bytes| bytes > 1 << 20));
+        assert!(resident() > 1 << 20);
     }
 }

@@ -326,7 +326,7 @@ fn principal(shared: &Shared, config: &Config) -> Option<Arc<Principal>> {
 pub(crate) async fn need(shared: &Shared, principal: &Arc<Principal>, database: Option<&Arc<str>>) -> Need {
     let offered = shared.upstream.offered().await;
     let version = offered.iter().max().copied().unwrap_or(bolt_wire::Version::V5_8);
-    let bound = version.features().auth_in_hello.then_some(principal.id);
+    let bound = version.features().auth_in_hello.then_some(principal.account);
     let routing = shared.upstream.routing_context(None);
     Need {
         key: Arc::new(Key { principal: bound, routing, ..Key::plain(version) }),

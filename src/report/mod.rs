@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use self::page::Page;
-use crate::admin::request;
+use crate::admin::request_json;
 use crate::cli::ReportArgs;
 
 /// Prints the report.
@@ -37,8 +37,7 @@ pub async fn report(args: &ReportArgs) -> ExitCode {
 }
 
 async fn ask(args: &ReportArgs, path: &str) -> Result<Value, String> {
-    let text = request(&args.admin, &args.config, path, None).await?;
-    serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))
+    request_json(&args.admin, &args.config, path).await
 }
 
 async fn gather(args: &ReportArgs) -> Result<Value, String> {

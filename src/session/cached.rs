@@ -73,9 +73,7 @@ impl Session {
         if let Some((Judged::Holds(held), entry)) = &judged
             && config.cache.verify_every == 0
         {
-            self.serve(message, &entry.answer, &held.bookmark, begin.is_some(), &question);
-            self.note_hit(entry);
-            return Ok(Looked::Done);
+            return Ok(self.hit(message, entry, held, begin.is_some(), &question));
         }
         Box::pin(self.find_kept(question, judged, message, begin.is_some(), &config.cache)).await
     }
@@ -221,15 +219,11 @@ impl Session {
         question: &Question,
     ) -> Looked {
         self.serve(message, &entry.answer, &held.bookmark, in_transaction, question);
-        self.note_hit(entry);
-        Looked::Done
-    }
-
-    fn note_hit(&self, entry: &Entry) {
         let metrics = &self.shared.metrics.cache;
         metrics.hits.inc();
         metrics.staleness_seconds.observe(entry.staleness().as_secs_f64());
         metrics.saved_seconds.inc_by(entry.cost.as_secs_f64());
+        Looked::Done
     }
 
     /// Answers the RUN at the start of `inbuf`; its result waits for PULL.

@@ -1,26 +1,24 @@
 //! `CALL gnn.…`: run here while the client waits; its rows are given here, or go into the rest of the query.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bolt_wire::chunk::{self, Extent, Found, MessageScanner};
-use bolt_wire::message::{Begin, Outcome, Run};
+use bolt_wire::message::{Begin, Run};
 use bolt_wire::packstream::{MapView, Value, encode};
-use bolt_wire::server::State;
 use bolt_wire::{Tag, Version};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
 use super::guarded::{Ruled, Seated};
-use super::local::{Fetch, MOST, Open, Tail, millis, too_many};
 use super::requests::Message;
 use super::start::access_of;
 use super::{End, Session, Step};
 use crate::gnn::{self, Call, Caller, NAMESPACE, Output, Trouble};
 use crate::sight::Answered;
+use crate::statement::Statement;
 use crate::upstream::Need;
-
-/// Bytes that are encoded before they are sent.
-const PIECE: usize = 256 << 10;
 
 /// What the open transaction's BEGIN said that calls are bound by.
 #[derive(Default)]
@@ -39,7 +37,7 @@ impl Drop for Waits {
 }
 
 /// What a message is to these procedures.
-enum Asked {
+pub(super) enum Asked {
     /// A call, and its arguments.
     Call(Box<(Call, Vec<Value>)>),
     /// A call that cannot be run.
@@ -47,24 +45,21 @@ enum Asked {
 }
 
 impl Session {
-    /// Whether the RUN or BEGIN at the start of `inbuf` calls one of these procedures, if they are switched on. What BEGIN says is noted.
-    pub(super) fn concerns_gnn(&mut self, message: Message) -> bool {
+    /// The call of one of these procedures that the RUN at the start of `inbuf` is, if they are switched on. What a BEGIN there says is noted.
+    pub(super) fn asks_gnn(&mut self, message: Message) -> Option<Asked> {
         if !self.shared.config.load().gnn.enabled {
-            return false;
+            return None;
         }
-        match message.tag {
-            Tag::RUN => self.gnn_asked(message.extent).is_some(),
-            _ => {
-                self.note_terms(message.extent);
-                false
-            }
+        if message.tag == Tag::RUN {
+            return self.gnn_asked(message.extent);
         }
+        self.note_terms(message.extent);
+        None
     }
 
-    /// The RUN at the start of `inbuf`, outside of a transaction, once the guard has let it pass: what goes on to Neo4j instead of it, or
+    /// The call at the start of `inbuf`, outside of a transaction, once the guard has let it pass: what goes on to Neo4j instead of it, or
     /// `None` if it was dealt with.
-    pub(super) async fn offer_gnn(&mut self, message: Message) -> Step<Option<Message>> {
-        let Some(asked) = self.gnn_asked(message.extent) else { return Ok(Some(message)) };
+    pub(super) async fn offer_gnn(&mut self, message: Message, asked: Asked) -> Step<Option<Message>> {
         self.begin_exchange(Tag::RUN);
         let (call, values) = match asked {
             Asked::Wrong(trouble) => {
@@ -85,6 +80,9 @@ impl Session {
             },
         };
         let Some(caller) = self.gnn_caller(Some(message.extent)) else { return Ok(Some(message)) };
+        if self.denies_gnn(message, &call, &values, &caller) {
+            return Ok(None);
+        }
         let changed = self.run_gnn(message, &call, values, caller).await?;
         drop(seat);
         Ok(changed)
@@ -92,17 +90,16 @@ impl Session {
 
     /// A message of an open exchange that `take_local` has left: a call inside of a transaction, or rows that are fetched. False if it has
     /// to wait for answers that are due.
-    pub(super) async fn take_gnn(&mut self, message: Message) -> Step<bool> {
-        if message.tag == Tag::RUN {
-            return self.gnn_in_transaction(message).await;
+    pub(super) async fn take_gnn(&mut self, message: Message, asked: Option<Asked>) -> Step<bool> {
+        if let Some(asked) = asked {
+            return self.gnn_in_transaction(message, asked).await;
         }
         self.stream_rows(message).await?;
         Ok(true)
     }
 
-    /// A RUN inside of a transaction.
-    async fn gnn_in_transaction(&mut self, message: Message) -> Step<bool> {
-        let Some(asked) = self.gnn_asked(message.extent) else { return Err(End::Violation) };
+    /// A call inside of a transaction.
+    async fn gnn_in_transaction(&mut self, message: Message, asked: Asked) -> Step<bool> {
         if self.machine.in_flight() > 0 {
             return Ok(false);
         }
@@ -117,6 +114,9 @@ impl Session {
             Asked::Call(call) => {
                 let (call, values) = *call;
                 let Some(caller) = self.gnn_caller(None) else { return Err(End::Violation) };
+                if self.denies_gnn(message, &call, &values, &caller) {
+                    return Ok(true);
+                }
                 // What goes on to Neo4j stands in the buffer now, and is taken from there like any other message.
                 self.run_gnn(message, &call, values, caller).await?;
             }
@@ -140,6 +140,39 @@ impl Session {
             Ok(values) => Asked::Call(Box::new((call, values))),
             Err(trouble) => Asked::Wrong(trouble),
         })
+    }
+
+    /// Refuses a call that reads what `guard.rules` forbid: its text and what it asks Neo4j for are judged as one. The arguments may have
+    /// what the text has not.
+    fn denies_gnn(&mut self, message: Message, call: &Call, values: &[Value], caller: &Caller) -> bool {
+        if self.guarded.policy(&self.shared).access.is_off() {
+            return false;
+        }
+        let Some(queries) = gnn::queries(call, values) else { return false };
+        let mut scratch = BytesMut::new();
+        let Ok(run) = Run::parse(chunk::payload(&self.inbuf, message.extent, &mut scratch)) else {
+            return false;
+        };
+        let begun = self.guarded.transaction.as_deref();
+        let text = format!("{}\n{queries}", run.text);
+        let database = match begun {
+            Some(begun) => begun.database.as_deref().map(Cow::Borrowed),
+            None => self.database(&run.extra),
+        };
+        let asked = crate::matching::Asked {
+            statement: Some(&Statement::parse(&text)),
+            reads: !caller.writes,
+            principal: &caller.need.principal.name,
+            address: Some(self.registration.address()),
+            application: begun.map_or(&self.profile.application, |begun| &begun.application),
+            database: database.as_deref(),
+        };
+        let Err(refusal) = self.guarded.policy.access.judge(&asked) else { return false };
+        self.inbuf.advance(message.extent.wire);
+        self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
+        self.machine.forwarded(Tag::RUN);
+        self.fail_local(&refusal.to_failure());
+        true
     }
 
     /// Who calls; `alone`: the RUN at the start of `inbuf`, outside of a transaction.
@@ -171,6 +204,7 @@ impl Session {
             in_transaction: alone.is_none(),
             vectors: self.version() >= Version::V6_0,
             cancel,
+            task: Arc::default(),
         })
     }
 
@@ -260,97 +294,6 @@ impl Session {
         *self.inbuf = changed;
         self.messages = MessageScanner::default();
         Message { extent, ..message }
-    }
-
-    /// The rows wait to be fetched.
-    fn open_gnn(&mut self, message: Message, call: &Call, rows: gnn::Rows) {
-        let named = {
-            let mut scratch = BytesMut::new();
-            let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
-            Run::parse(payload).ok().and_then(|run| run.extra.string("db").map(Into::into))
-        };
-        self.inbuf.advance(message.extent.wire);
-        self.machine.forwarded(Tag::RUN);
-        self.telemetry = None;
-        let count = rows.len() as u64;
-        self.watch_answered(Answered::Gnn, false, count, count.saturating_mul(rows.row_bytes() as u64));
-        let names = call.columns.iter().map(|(_, name)| Value::from(name.as_str())).collect();
-        self.open_rows(rows, Value::List(names), named, self.exchange.asked);
-    }
-
-    /// True if a result is asked for that has rows to encode.
-    pub(super) fn is_of_rows(&self, fetch: Option<&Fetch>, in_transaction: bool) -> bool {
-        let at = fetch.and_then(|fetch| self.find(*fetch, in_transaction).ok());
-        let results = self.results.as_ref().map(|local| local.results.as_slice()).unwrap_or_default();
-        at.and_then(|at| results.get(at)).is_some_and(|open| open.rows.is_some())
-    }
-
-    /// Answers the PULL or DISCARD at the start of `inbuf` with rows, in pieces, so that all of them are never there at once.
-    async fn stream_rows(&mut self, message: Message) -> Step {
-        let in_transaction = self.machine.state() == State::Transaction;
-        let mut scratch = BytesMut::new();
-        let fetch = Fetch::read(chunk::payload(&self.inbuf, message.extent, &mut scratch));
-        let Ok((fetch, at)) = fetch.and_then(|fetch| Ok((fetch, self.find(fetch, in_transaction)?))) else {
-            return Ok(());
-        };
-        self.inbuf.advance(message.extent.wire);
-        self.machine.forwarded(message.tag);
-        let Some(mut local) = self.results.take() else { return Ok(()) };
-        let Some(open) = local.results.get_mut(at) else { return Ok(()) };
-        let Some(rows) = &mut open.rows else { return Ok(()) };
-        let mut left = if fetch.n < 0 { u64::MAX } else { fetch.n as u64 };
-        if message.tag == Tag::DISCARD {
-            rows.skip(left);
-            left = 0;
-        }
-        while left > 0 && rows.put_record(self.own_answers()) {
-            left -= 1;
-            if self.outbuf.len() >= PIECE {
-                self.flush_client().await?;
-            }
-        }
-        let has_more = !rows.is_over();
-        open.begun = true;
-        if has_more {
-            self.put_success(&Value::map([("has_more", true.into())]).to_bytes());
-        } else {
-            let version = self.version();
-            self.put_answer(|out| open.tail.put(false, version, out));
-            local.results.remove(at);
-        }
-        self.machine.answered(Outcome::Success { has_more });
-        self.results = Some(local);
-        if self.machine.state() == State::Ready {
-            self.end_local(false, false);
-        }
-        self.last_heard = Instant::now();
-        Ok(())
-    }
-
-    /// Answers RUN with rows that wait to be fetched; the message is gone, and counts as sent on. `named`: the database that it names.
-    fn open_rows(&mut self, rows: gnn::Rows, fields: Value, named: Option<Box<str>>, since: Instant) {
-        let in_transaction = self.machine.state() == State::Transaction;
-        if self.results.as_ref().map_or(0, |local| local.results.len()) >= MOST {
-            return self.fail_local(&too_many());
-        }
-        let named = if in_transaction { self.transaction_database() } else { named };
-        let database = named.clone().or_else(|| self.home_database());
-        let mut meta = vec![("t_first", millis(since)), ("fields", fields)];
-        let local = self.results.get_or_insert_default();
-        let number = local.next;
-        local.next += 1;
-        (local.newest, local.last) = (number, true);
-        if in_transaction {
-            meta.push(("qid", Value::Integer(number)));
-        } else if named.is_none() && self.machine.version() >= Version::V5_8 {
-            meta.extend(database.as_deref().map(|name| ("db", name.into())));
-        }
-        let wrote = rows.wrote.then(|| rows.bookmark.clone());
-        let tail = Tail::Own { any: rows.len() > 0, database, since: Instant::now(), wrote };
-        let rows = Some(Box::new(rows));
-        local.results.push(Open { number, records: Bytes::new(), rows, tail, begun: false });
-        self.machine.answered(Outcome::DONE);
-        self.put_success(&Value::map(meta).to_bytes());
     }
 
     /// FAILURE for the call at the start of `inbuf`.

@@ -25,11 +25,11 @@ use crate::upstream::Principal;
 /// What the guard has said to a client.
 pub(super) struct Guarded {
     /// The rules, as they were when the last request came.
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
     /// What the last request needs to get to Neo4j.
     pub(super) ticket: Option<Ticket>,
     /// What the open transaction's statements are judged by, if there are rules.
-    transaction: Option<Box<Begun>>,
+    pub(super) transaction: Option<Box<Begun>>,
     /// The open transaction was rolled back because nothing came; its client does not know it yet.
     expired: bool,
     /// The request has begun: it was answered in part, and is not refused any longer.
@@ -44,10 +44,10 @@ pub(super) struct Guarded {
 }
 
 /// What BEGIN said that rules look at.
-struct Begun {
+pub(super) struct Begun {
     reads: bool,
-    application: Box<str>,
-    database: Option<Box<str>>,
+    pub(super) application: Box<str>,
+    pub(super) database: Option<Box<str>>,
 }
 
 /// What came of asking whether a statement of an open transaction may run.
@@ -161,7 +161,7 @@ impl Guarded {
     }
 
     /// The rules in force.
-    fn policy(&mut self, shared: &Shared) -> &Arc<Policy> {
+    pub(super) fn policy(&mut self, shared: &Shared) -> &Arc<Policy> {
         let config = shared.config.load();
         if !Arc::ptr_eq(&self.policy.config, &config) {
             self.policy = shared.guard.policy(&config);
@@ -243,7 +243,7 @@ impl Session {
             statement: statement.as_deref(),
             reads: begun.is_some_and(|begun| begun.reads),
             principal: &principal.name,
-            address: Some(self.registration.peer.ip().to_canonical()),
+            address: Some(self.registration.address()),
             application: begun.map_or(&self.profile.application, |begun| &begun.application),
             database: begun.and_then(|begun| begun.database.as_deref()),
         };
@@ -404,7 +404,7 @@ impl Session {
             statement,
             reads: extra.string("mode") == Some("r"),
             principal: &principal.name,
-            address: Some(self.registration.peer.ip().to_canonical()),
+            address: Some(self.registration.address()),
             application: self.application(extra),
             database: database.as_deref(),
         };

@@ -15,7 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::requests::Message;
-use super::{End, Session, Step};
+use super::{End, Session, Step, gnn};
 use crate::cache::Answer;
 use crate::console::{Asking, Call, NAMESPACE, Table, looks_like_call};
 use crate::gnn::Rows;
@@ -70,8 +70,8 @@ pub(super) enum Taken {
     Done,
     /// It has to wait for answers that are due.
     Later,
-    /// It is one for `take_gnn`.
-    Gnn,
+    /// It is one for `take_gnn`: a call, or rows that are fetched.
+    Gnn(Option<gnn::Asked>),
     /// It is none of these.
     Not,
 }
@@ -160,8 +160,8 @@ impl Session {
 
     fn call_in_transaction(&mut self, message: Message) -> Taken {
         let Some(call) = self.call(message.extent) else {
-            if self.concerns_gnn(message) {
-                return Taken::Gnn;
+            if let Some(asked) = self.asks_gnn(message) {
+                return Taken::Gnn(Some(asked));
             }
             self.note_foreign_run();
             return Taken::Not;
@@ -253,7 +253,7 @@ impl Session {
             return Taken::Later;
         }
         if self.is_of_rows(fetch.as_ref().ok(), in_transaction) {
-            return Taken::Gnn;
+            return Taken::Gnn(None);
         }
         self.inbuf.advance(message.extent.wire);
         self.machine.forwarded(message.tag);

@@ -229,7 +229,7 @@ impl Session {
             utc: features.utc_patch && asks_for_utc(&hello),
             routing: self.shared.upstream.routing_context(routing.map(|context| without_address(&context))),
             filter: None,
-            principal: principal.as_ref().map(|principal| principal.id),
+            principal: principal.as_ref().map(|principal| principal.account),
         });
         let ttl = self.shared.config.load().auth.cache_ttl;
         let believed = principal.as_ref().is_none_or(|principal| principal.is_proved(ttl));
@@ -301,11 +301,20 @@ impl Session {
         self.put_success(&answer);
     }
 
-    /// The principal for a client's credentials: its own, or in service mode Sidebolt's if the client may come in.
+    /// The principal for a client's credentials: its own, or in service mode Sidebolt's if the client may come in, under the name of the user
+    /// that it is.
     fn admit(&mut self, credentials: &MapView<'_>) -> Step<Arc<Principal>> {
         let config = self.shared.config.load_full();
         if config.auth.mode == AuthMode::Passthrough {
             return Ok(self.shared.identities.principal(credentials));
+        }
+        if let Some(users) = &config.auth.users {
+            let shown = |key| credentials.string(key).unwrap_or_default();
+            let (name, password) = (shown("principal"), shown("credentials"));
+            if shown("scheme") != "basic" || !users.knows(name, password) {
+                return Err(self.refuse_login(&ConnectError::Refused(Refusal::UserMismatch)));
+            }
+            return Ok(self.shared.identities.user(&config.auth, name));
         }
         let refusal = match &config.auth.client_token {
             None if self.registration.peer.ip().is_loopback() => None,

@@ -18,6 +18,7 @@ mod registry;
 mod relay;
 mod requests;
 mod route;
+mod rows;
 mod start;
 mod traced;
 mod upload;

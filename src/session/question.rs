@@ -60,7 +60,7 @@ impl Session {
             statement: Some(&statement),
             reads: extra.string("mode") == Some("r"),
             principal: &principal.name,
-            address: Some(self.registration.peer.ip().to_canonical()),
+            address: Some(self.registration.address()),
             application: self.application(&extra),
             database: database.as_deref(),
         };

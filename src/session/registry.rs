@@ -1,7 +1,7 @@
 //! All sessions: what each is doing, and how each is told to end.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -122,6 +122,11 @@ impl Registry {
 }
 
 impl Handle {
+    /// The client's address, IPv4 as IPv4.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+
     /// Asks the session to end at its next message boundary without an open exchange.
     pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::SeqCst);

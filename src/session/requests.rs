@@ -60,7 +60,7 @@ impl Session {
                 }
                 if self.results.is_some() || tag == Tag::RUN {
                     match self.take_local(message)? {
-                        Taken::Gnn => return Box::pin(self.take_gnn(message)).await,
+                        Taken::Gnn(asked) => return Box::pin(self.take_gnn(message, asked)).await,
                         Taken::Done => return Ok(true),
                         Taken::Later => return Ok(false),
                         Taken::Not => {}

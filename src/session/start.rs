@@ -57,13 +57,12 @@ impl Session {
         let opening = match message.tag {
             Tag::RUN | Tag::BEGIN => {
                 let Some(message) = self.let_pass(message) else { return Ok(true) };
-                let message = if self.concerns_gnn(message) {
+                let message = match self.asks_gnn(message) {
+                    None => Some(message),
                     // Whoever computes has a large state: boxed.
-                    let Some(message) = Box::pin(self.offer_gnn(message)).await? else { return Ok(true) };
-                    message
-                } else {
-                    message
+                    Some(asked) => Box::pin(self.offer_gnn(message, asked)).await?,
                 };
+                let Some(message) = message else { return Ok(true) };
                 match message.tag {
                     Tag::RUN => self.offer_run(message).await?,
                     _ => self.offer_begin(message),
@@ -265,7 +264,7 @@ pub(super) fn access_of(extra: &MapView<'_>, last: &Access) -> Access {
     }
 }
 
-fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {
+pub(super) fn shared(name: Option<&str>, last: &Option<Arc<str>>) -> Option<Arc<str>> {
     let name = name?;
     Some(last.as_ref().filter(|last| ***last == *name).map_or_else(|| name.into(), Arc::clone))
 }

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::requests::Message;
+use super::start::shared;
 use super::traced::Traced;
 use super::{Registration, Session, Shared};
 use crate::config::Parameters;
@@ -93,7 +94,7 @@ impl Session {
         let mut scratch = BytesMut::new();
         let Ok(run) = Run::parse(chunk::payload(&self.inbuf, extent, &mut scratch)) else { return };
         let database = match run.extra.string("db") {
-            Some(name) => Some(self.database_named(name)),
+            Some(name) => shared(Some(name), &self.access.database),
             None => self.watch_database(),
         };
         let statement = self.shared.coalescer.statements.get(run.text);
@@ -127,14 +128,9 @@ impl Session {
     /// The database of the open transaction.
     fn watch_database(&self) -> Option<Arc<str>> {
         if let Some(held) = &self.held {
-            return held.database().map(|name| self.database_named(name));
+            return shared(held.database(), &self.access.database);
         }
         self.lease.as_ref().and_then(|_| self.access.database.clone())
-    }
-
-    fn database_named(&self, name: &str) -> Arc<str> {
-        let last = self.access.database.as_ref().filter(|last| ***last == *name);
-        last.map_or_else(|| name.into(), Arc::clone)
     }
 
     /// The message at the start of `inbuf` went to Neo4j.

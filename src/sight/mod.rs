@@ -30,6 +30,7 @@ pub(crate) use moment::moment;
 pub(crate) use outcome::{Answered, Outcome};
 pub(crate) use post::Target;
 pub(crate) use queries::{Row, nanoseconds, now};
+pub(crate) use resources::resident;
 pub(crate) use slow::{PlanKey, Slow, in_words};
 pub(crate) use watchman::keep_watch;
 

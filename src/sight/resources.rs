@@ -144,6 +144,11 @@ fn read(sample: &mut Sample) -> Totals {
     }
 }
 
+/// Bytes that this process has in memory; 0 where /proc does not tell.
+pub(crate) fn resident() -> u64 {
+    process(&fs::read_to_string("/proc/self/stat").unwrap_or_default()).2
+}
+
 fn number(word: Option<&str>) -> f64 {
     word.and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }

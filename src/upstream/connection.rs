@@ -210,7 +210,7 @@ impl Connection {
 
     /// True if `principal` is logged in on it.
     pub(crate) fn is_logged_in_as(&self, principal: &Principal) -> bool {
-        self.principal.as_ref().is_some_and(|known| known.id == principal.id)
+        self.principal.as_ref().is_some_and(|known| known.account == principal.account)
     }
 
     /// True if a half-sent message makes the connection useless.

@@ -19,15 +19,21 @@ pub(crate) const AUTH_KEYS: [&str; 5] = ["scheme", "principal", "credentials", "
 /// Identities known at once; beyond that those proved longest ago are forgotten (they only have to be proved again).
 const KNOWN: usize = 10_000;
 
+/// Characters of a user's name that are kept.
+const LONGEST_NAME: usize = 256;
+
 /// One set of credentials.
 pub(crate) struct Principal {
     /// Keyed hash of the credentials; equal credentials share a principal.
     pub(crate) id: [u8; 32],
+    /// The same of those that Neo4j gets: several users of Sidebolt's own share one account there.
+    pub(crate) account: [u8; 32],
     /// The user's name, for logs and metrics.
     pub(crate) name: String,
     /// The credentials as a PackStream map, as the client sent them.
     token: Zeroizing<Vec<u8>>,
-    proof: Mutex<Proof>,
+    /// What Neo4j has said of the account.
+    proof: Arc<Mutex<Proof>>,
 }
 
 #[derive(Default)]
@@ -98,6 +104,16 @@ impl Identities {
     /// The principal behind the credentials in `map` (LOGON's map, or HELLO's up to 5.0).
     pub(crate) fn principal(&self, map: &MapView<'_>) -> Arc<Principal> {
         let id = self.hash(map);
+        self.find(id, || Principal {
+            id,
+            account: id,
+            name: map.string("principal").unwrap_or_default().chars().take(LONGEST_NAME).collect(),
+            token: token(map),
+            proof: Arc::default(),
+        })
+    }
+
+    fn find(&self, id: [u8; 32], make: impl FnOnce() -> Principal) -> Arc<Principal> {
         let mut known = self.known.lock();
         if let Some(principal) = known.get(&id) {
             return Arc::clone(principal);
@@ -105,12 +121,7 @@ impl Identities {
         if known.len() >= KNOWN {
             forget_oldest(&mut known);
         }
-        let principal = Arc::new(Principal {
-            id,
-            name: map.string("principal").unwrap_or_default().chars().take(256).collect(),
-            token: token(map),
-            proof: Mutex::default(),
-        });
+        let principal = Arc::new(make());
         known.insert(id, Arc::clone(&principal));
         principal
     }
@@ -126,6 +137,19 @@ impl Identities {
         ]);
         let bytes = Zeroizing::new(map.to_bytes());
         self.principal(&MapView::parse(&bytes).unwrap_or(MapView::EMPTY))
+    }
+
+    /// A user of `auth.users_file`: the account of `auth.username` under a name of its own.
+    pub(crate) fn user(&self, auth: &Auth, name: &str) -> Arc<Principal> {
+        let service = self.service(auth);
+        let id = *blake3::Hasher::new_keyed(&service.account).update(name.as_bytes()).finalize().as_bytes();
+        self.find(id, || Principal {
+            id,
+            account: service.account,
+            name: name.chars().take(LONGEST_NAME).collect(),
+            token: service.token.clone(),
+            proof: Arc::clone(&service.proof),
+        })
     }
 
     /// The principal that Neo4j has accepted last.

@@ -282,7 +282,7 @@ async fn answers_are_forgotten_by_hand() {
             session.value(&text).await;
             session.value(other).await;
         }
-        let admin = Some(sidebolt.admin_address().to_string());
+        let admin = Some(sidebolt.admin().to_string());
         for by in ["call", "command"] {
             let expected = if by == "call" { 2 } else { 3 };
             neo4j.admin(&format!("MATCH (n:{label} {{id: 1}}) SET n.v = {expected}")).await;

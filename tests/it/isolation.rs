@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bolt_wire::packstream::Value;
 use bolt_wire::{Tag, Version};
-use sidebolt::config::{AuthMode, Secret};
+use sidebolt::config::{self, Action, AuthMode, Rule, Secret, When};
 
 use crate::support::message::*;
 use crate::support::neo4j::Neo4j;
@@ -14,6 +14,7 @@ use crate::support::sidebolt::Sidebolt;
 use crate::support::wait::{PATIENCE, in_time, within_async};
 
 const UNAUTHORIZED: &str = "Neo.ClientError.Security.Unauthorized";
+const FORBIDDEN: &str = "Neo.ClientError.Security.Forbidden";
 const WHO: &str = "SHOW CURRENT USER YIELD user RETURN user";
 
 /// A login that is not expected to succeed: its last answer.
@@ -269,6 +270,50 @@ async fn service_mode_uses_its_own_user_for_everybody() {
     }
     let shown = format!("{:?}", peer.log());
     assert!(!shown.contains("open sesame") && !shown.contains("whatever"), "clients' tokens stay here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_of_sidebolts_own_share_an_account_and_keep_their_names() {
+    let peer =
+        Peer::start(|settings| settings.users = [("service".to_owned(), "secret".to_owned())].into()).await;
+    let sidebolt = Sidebolt::start(peer.address, |config| {
+        config.auth.mode = AuthMode::Service;
+        config.auth.username = Some("service".to_owned());
+        config.auth.password = Some(Secret("secret".to_owned()));
+        config.auth.users = Some(config::Users::parse("ada:one\nbob:two\n").expect("two users"));
+        config.pool.max_connection_pool_size = 1;
+        config.guard.rules = vec![Rule {
+            action: Action::Deny,
+            reason: None,
+            when: When {
+                principal: Some("bob".to_owned()),
+                text: Some("sleep".to_owned()),
+                ..When::default()
+            },
+        }];
+    })
+    .await;
+    for version in [Version::V4_4, Version::V5_0, Version::V5_8, Version::V6_1] {
+        for (name, password) in
+            [("ada", "two"), ("ada", ""), ("eve", "one"), ("service", "secret"), ("", "one")]
+        {
+            let answer = attempt(&sidebolt, version, name, password).await;
+            assert_eq!(answer.code(), UNAUTHORIZED, "{name} {password}");
+            assert!(answer.text().starts_with("Sidebolt: "), "{answer:?}");
+        }
+        let mut ada = Client::login(sidebolt.address, version, "ada", "one").await;
+        let mut bob = Client::login(sidebolt.address, version, "bob", "two").await;
+        assert_eq!(ada.value("ok | who").await, "service".into());
+        assert_eq!(bob.value("ok | who").await, "service".into());
+        assert!(ada.query("ok | sleep 1").await.is_ok());
+        assert_eq!(bob.ask(&[run("ok | sleep 1"), pull_all()]).await[0].code(), FORBIDDEN);
+        drop((ada, bob));
+        sidebolt.at_rest().await;
+    }
+    let shown = format!("{:?}", peer.log());
+    for secret in ["one", "two", "ada", "bob"] {
+        assert!(!shown.contains(&format!("\"{secret}\"")), "{secret} stays here: {shown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

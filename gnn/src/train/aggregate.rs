@@ -15,15 +15,7 @@ pub(crate) struct Aggregate {
 
 impl Aggregate {
     fn hearing(&self) -> Hearing<'_> {
-        Hearing {
-            offsets: &self.offsets,
-            sources: &self.sources,
-            edge_values: &[],
-            edge_width: 0,
-            roots: None,
-            symmetric: &[],
-            scales: None,
-        }
+        Hearing::new(&self.offsets, &self.sources)
     }
 
     /// The neighbours of each target, and the target's row of a matrix.

@@ -409,9 +409,15 @@ pub(crate) fn server_name(address: SocketAddr, login: &Login) -> Result<String> 
 
 /// The page of metrics.
 pub(crate) fn page(admin: SocketAddr) -> Result<String> {
+    get(admin, "/metrics")
+}
+
+/// What an admin port answers, head and body.
+pub(crate) fn get(admin: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(admin)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").as_bytes())?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
     Ok(page)

@@ -3,6 +3,7 @@
 mod faults;
 mod graphs;
 mod models;
+mod queries;
 mod write;
 
 use bolt_wire::Version;

@@ -219,3 +219,85 @@ async fn many_callers_at_once_get_their_own_answers() {
     assert_eq!(world.sidebolt.metric("sidebolt_gnn_waiting", "").await, 0.0);
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn little_memory_means_smaller_batches() {
+    let Some(server) = Neo4j::all("little_memory_means_smaller_batches").pop() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    put_model(folder.path(), "sage", "sage_mean", "wide");
+    let world = world(server, "Little", 2000, folder.path()).await;
+    let sidebolt = &world.sidebolt;
+    within_async(PATIENCE, "Sidebolt is ready", || async { sidebolt.get("/readyz").await.0 == 200 }).await;
+    sidebolt.reconfigure(|config| config.gnn.cache_bytes = 0);
+    let mut client = world.client(V).await;
+    client.query(&world.project("g", "featureProperties: ['wide'], maxStaleness: 3600")).await.unwrap();
+    let estimated = row(&mut client, "CALL gnn.embed.estimate('g', {modelName: 'sage'})").await;
+    let layers = row(&mut client, "CALL gnn.model.info('sage')").await;
+    let layers = integer(layers.get("modelInfo").unwrap(), "numLayers") as usize;
+    let ids = world.server.admin(&world.text("MATCH (n:LABEL) WHERE n.at < 512 RETURN id(n)")).await;
+    let parameters = map([
+        ("nodes", Value::List(ids.into_iter().flatten().collect())),
+        ("sizes", Value::List(vec![Value::Integer(1); layers])),
+    ]);
+    let call = run_with(
+        "CALL gnn.embed.stream('g', {modelName: 'sage', nodes: $nodes, sampleSizes: $sizes})",
+        parameters,
+        none(),
+    );
+    let expected = client.query_with(call.clone()).await.unwrap();
+    assert_eq!(expected.len(), 512);
+
+    // What the rows take, and a part of what the batch would.
+    let used = sidebolt.metric("sidebolt_gnn_bytes", "").await as usize;
+    let rows = 4 * 512 * floats(&expected[0][2]).len();
+    let part = integer(&estimated, "bytesMax") as usize / 8;
+    sidebolt.reconfigure(|config| config.gnn.max_bytes = used + rows + part);
+    assert_eq!(client.query_with(call.clone()).await.unwrap(), expected);
+    let size = sidebolt.metric("sidebolt_gnn_batch_size", "").await;
+    assert!((16.0..=128.0).contains(&size), "{size}");
+
+    sidebolt.reconfigure(|config| config.gnn.max_bytes = used + rows);
+    let answers = client.ask_all(&[call.clone(), pull_all()]).await;
+    assert_eq!(answers[0].code(), FAILED);
+    assert!(answers[0].text().contains("gnn.max_bytes"), "{}", answers[0].text());
+    assert!(client.one(reset()).await.is_success());
+    sidebolt.reconfigure(|config| config.gnn.max_bytes = 1 << 30);
+    assert_eq!(client.query_with(call).await.unwrap(), expected);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_shows_how_far_it_is() {
+    let Some(server) = Neo4j::all("a_call_shows_how_far_it_is").pop() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(server, "Progress", 60, folder.path()).await;
+    let (mut client, mut other) = (world.client(V).await, world.client(V).await);
+    client.query(&world.project("g", "featureProperties: ['wide']")).await.unwrap();
+    let progress = "CALL gnn.listProgress()";
+    assert!(other.query(progress).await.unwrap().is_empty(), "nothing runs");
+    // It would never end by itself.
+    let train = "CALL gnn.graphSage.train('g', {modelName: 'long', epochs: 100000, patience: 100000, embeddingDimension: 8, hiddenDimension: 8, numLayers: 2})";
+    client.send(&[run(train), pull_all()].concat()).await.unwrap();
+    let other = tokio::sync::Mutex::new(other);
+    within_async(PATIENCE, "two epochs are over", || async {
+        let rows = other.lock().await.query(progress).await.unwrap();
+        let Some(row) = rows.first() else { return false };
+        assert_eq!((rows.len(), row[2].as_str()), (1, Some("gnn.graphSage.train")));
+        if row[3].as_str() != Some("Training") || integer_of(&row[5]) < 2 {
+            return false;
+        }
+        assert_eq!(row[6], Value::Integer(100_000));
+        assert!(matches!(row[7], Value::Float(loss) if loss.is_finite()), "{row:?}");
+        true
+    })
+    .await;
+    client.send(&reset()).await.unwrap();
+    assert_eq!(kinds(&client.read_answers(3).await), ["IGNORED", "IGNORED", "SUCCESS"]);
+    within_async(PATIENCE, "it is off the list", || async {
+        other.lock().await.query(progress).await.unwrap().is_empty()
+    })
+    .await;
+    assert!(!folder.path().join("long").exists(), "nothing was half learnt");
+    drop(other);
+    world.end().await;
+}

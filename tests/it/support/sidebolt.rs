@@ -91,11 +91,6 @@ impl Sidebolt {
         )
     }
 
-    /// Where its admin port is.
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin
-    }
-
     /// Status and body of a page of the admin port.
     pub async fn get(&self, path: &str) -> (u16, String) {
         get(self.admin, path).await
