@@ -95,6 +95,10 @@ fn links_are_predicted_from_random_features() {
     for aggregator in [Aggr::Mean, Aggr::Sum, Aggr::Max] {
         let (model, epochs) = train(&training(aggregator), &planted);
         let embeddings = model.forward(&planted.graph, &planted.features, &Cancel::default()).unwrap();
+        for row in 0..embeddings.rows() {
+            let length = embeddings.row(row).iter().map(|number| number * number).sum::<f32>().sqrt();
+            assert!((length - 1.0).abs() < 1e-4, "{aggregator}: row {row} is {length} long");
+        }
         let (auc, raw) = (auc(&embeddings, &planted), auc(&planted.features, &planted));
         let (first, last) = (epochs[0].loss, epochs[epochs.len() - 1].loss);
         println!(

@@ -171,6 +171,7 @@ impl Training {
         );
         config.feature_properties.clone_from(&self.feature_properties);
         config.orientation = self.orientation;
+        config.normalize = true;
         config
     }
 

@@ -56,9 +56,7 @@ impl Network {
         graph: &Csr,
         features: &Matrix,
     ) -> Result<Tensor, Error> {
-        let embeddings = self.forward(sample, graph, features)?;
-        let length = embeddings.sqr()?.sum_keepdim(D::Minus1)?.affine(1.0, 1e-12)?.sqrt()?;
-        let directions = embeddings.broadcast_div(&length)?;
+        let directions = self.forward(sample, graph, features)?;
         let pick = |places: &[u32]| directions.index_select(&Tensor::new(places, &Device::Cpu)?, 0);
         let sources = pick(&batch.sources)?;
         let alike = ((&sources * pick(&batch.targets)?)?.sum(D::Minus1)? * SHARPNESS)?;
@@ -66,7 +64,8 @@ impl Network {
         Ok((softplus(&alike.neg()?)?.mean_all()? + softplus(&apart)?.mean_all()?)?)
     }
 
-    /// The embeddings of the batch's nodes.
+    /// The embeddings of the batch's nodes. Each layer's rows are made to have the length 1, as Hamilton et al. do:
+    /// then dot products compare directions, too, which is what was learnt.
     fn forward(&self, sample: &Sample, graph: &Csr, features: &Matrix) -> Result<Tensor, Error> {
         let rows: Vec<f32> =
             sample.nodes.iter().flat_map(|node| features.row(*node as usize)).copied().collect();
@@ -79,6 +78,8 @@ impl Network {
             let heard = x.apply_op1(Aggregate { offsets, sources, how: self.aggregator })?;
             let out = heard.matmul(&weights[0].t()?)?.broadcast_add(&weights[1])?;
             let out = (out + own.matmul(&weights[2].t()?)?)?;
+            let length = out.sqr()?.sum_keepdim(D::Minus1)?.affine(1.0, 1e-12)?.sqrt()?;
+            let out = out.broadcast_div(&length)?;
             x = if layer + 1 < layers { out.relu()? } else { out };
         }
         Ok(x)
