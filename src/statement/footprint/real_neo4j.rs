@@ -102,7 +102,7 @@ async fn mutate(variable: &str, test: &str) {
     let (mut tally, mut broken, mut wrong) = (Tally::default(), broken(), Vec::new());
     while tally.pairs < pairs {
         graph(&mut server, &mut texts).await;
-        let reads = reads(&mut server, &mut texts, &mut tally).await;
+        let reads = reads(variable, &mut server, &mut texts, &mut tally).await;
         for _ in 0..if pairs < LONG { WRITES } else { LONG_WRITES } {
             let (text, parameters) = texts.write();
             round(&mut server, &text, &parameters, &reads, &mut tally, &mut broken, &mut wrong).await;
@@ -190,7 +190,7 @@ fn told(text: &str, parameters: &Value, touched: &Footprint, read: &Read, after:
     told
 }
 
-async fn reads(server: &mut BoltClient, texts: &mut Texts, tally: &mut Tally) -> Vec<Read> {
+async fn reads(variable: &str, server: &mut BoltClient, texts: &mut Texts, tally: &mut Tally) -> Vec<Read> {
     let mut reads = Vec::new();
     while reads.len() < READS {
         let text = texts.read();
@@ -208,6 +208,12 @@ async fn reads(server: &mut BoltClient, texts: &mut Texts, tally: &mut Tally) ->
             Err(error) => {
                 tally.failed_reads += 1;
                 assert!(tally.failed_reads < 200 + tally.pairs / 10, "{text}: {error}");
+                // An answer that is too long, or too long in coming, costs the connection.
+                if !matches!(error, ClientError::Failure { .. }) {
+                    *server = crate::statement::real_neo4j::server(variable, "a new connection")
+                        .await
+                        .expect("a server");
+                }
             }
         }
     }
@@ -215,7 +221,9 @@ async fn reads(server: &mut BoltClient, texts: &mut Texts, tally: &mut Tally) ->
 }
 
 async fn answer(server: &mut BoltClient, text: &str) -> Result<Vec<String>, ClientError> {
-    Ok(rows(&server.run(text, parameters(), Value::Map(Vec::new())).await?.records))
+    // What takes so long is not worth the wait.
+    let extra = Value::map([("tx_timeout", Value::Integer(20_000))]);
+    Ok(rows(&server.run(text, parameters(), extra).await?.records))
 }
 
 /// Asks for all answers at once; false if one failed, which is the last then.

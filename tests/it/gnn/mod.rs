@@ -48,8 +48,8 @@ impl World {
             .await;
         server
             .admin(&format!(
-                "MATCH (a:{label}) UNWIND [1, 2] AS step MATCH (b:{label} {{at: (a.at + step) % {nodes}}}) \
-                 CREATE (a)-[:{label} {{w: toFloat(step)}}]->(b)"
+                "MATCH (n:{label}) WITH n ORDER BY n.at WITH collect(n) AS all UNWIND range(0, {nodes} - 1) AS i UNWIND [1, 2] AS step \
+                 WITH all[i] AS a, all[(i + step) % {nodes}] AS b, step CREATE (a)-[:{label} {{w: toFloat(step)}}]->(b)"
             ))
             .await;
         let sidebolt = Sidebolt::start(&server.address, |config| {

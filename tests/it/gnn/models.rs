@@ -45,7 +45,10 @@ async fn a_model_gives_the_same_for_all_nodes_and_for_some() {
         within_async(PATIENCE, "Sidebolt is ready", || async { sidebolt.get("/readyz").await.0 == 200 })
             .await;
         let mut client = world.client(V).await;
-        client.query(&world.project("g", "featureProperties: ['at', 'wide']")).await.unwrap();
+        client
+            .query(&world.project("g", "featureProperties: ['at', 'wide'], maxStaleness: 3600"))
+            .await
+            .unwrap();
         let all = client.query("CALL gnn.embed.stream('g', {modelName: 'sage'})").await.unwrap();
         assert_eq!((all.len(), floats(&all[0][2]).len()), (40, 20));
         // By id, by element id and by the node itself, twice, and in another order.

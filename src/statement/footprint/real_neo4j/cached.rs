@@ -39,7 +39,7 @@ async fn mutate(variable: &str, test: &str) {
     let (mut texts, mut tally) = (Texts::new(seed), Tally::default());
     while tally.pairs < pairs {
         graph(&mut through, &mut texts).await;
-        let reads = reads(&mut direct, &mut texts, &mut tally).await;
+        let reads = reads(variable, &mut direct, &mut texts, &mut tally).await;
         for _ in 0..WRITES {
             let (text, parameters) = texts.write();
             tally.writes += 1;
