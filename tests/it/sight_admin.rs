@@ -1,6 +1,7 @@
 //! The admin port's page, API and events, and who gets them.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use bolt_wire::Version;
 use serde_json::Value;
@@ -93,8 +94,11 @@ async fn the_api_answers_what_its_description_says() {
         config.sight.history.path = Some(folder.path().to_owned());
         config.sight.slow_threshold = std::time::Duration::from_nanos(1);
         config.sight.compare_every = std::time::Duration::from_secs(1);
-        let limit =
-            Limit { rate: serde_json::from_str("\"100000/h\"").ok(), burst: Some(1000), ..limit("each") };
+        let limit = Limit {
+            rate: serde_json::from_str("\"100000/h\"").ok(),
+            burst: Some(1_000_000),
+            ..limit("each")
+        };
         config.guard.limits = vec![limit];
     })
     .await;
@@ -103,15 +107,24 @@ async fn the_api_answers_what_its_description_says() {
         client.query(text).await.unwrap();
     }
     let values = map([("p", "parameter42".into())]);
-    for _ in 0..300 {
-        client.query_with(run_with("ok | rows 2, big 4242", values.clone(), none())).await.unwrap();
-    }
+    // What is usual is known the sooner the quieter the machine is: it is asked until it is.
+    let (client, asked) = (tokio::sync::Mutex::new(client), std::sync::atomic::AtomicU64::new(0));
     within_async(PATIENCE, "a baseline and a second", || async {
+        if asked.load(Ordering::Relaxed) == 0
+            || json(&sidebolt, "/api/baselines").await == Value::Array(vec![])
+        {
+            for _ in 0..300 {
+                let call = run_with("ok | rows 2, big 4242", values.clone(), none());
+                client.lock().await.query_with(call).await.unwrap();
+            }
+            asked.fetch_add(300, Ordering::Relaxed);
+        }
         json(&sidebolt, "/api/baselines").await != Value::Array(vec![])
             && json(&sidebolt, "/api/resources").await != Value::Array(vec![])
             && sidebolt.get("/api/report").await.0 == 200
     })
     .await;
+    let asked = asked.into_inner();
     let description = openapi();
     assert_eq!(json(&sidebolt, "/openapi.json").await, description);
     for (path, methods) in description["paths"].as_object().unwrap() {
@@ -134,7 +147,7 @@ async fn the_api_answers_what_its_description_says() {
         }
     }
     let queries = json(&sidebolt, "/api/queries?limit=1").await;
-    assert_eq!((&queries[0]["text"], &queries[0]["calls"]), (&"ok | rows $?, big $?".into(), &300.into()));
+    assert_eq!((&queries[0]["text"], &queries[0]["calls"]), (&"ok | rows $?, big $?".into(), &asked.into()));
     let overview = json(&sidebolt, "/api/overview").await;
     assert_eq!(
         keys(&overview["now"]),
@@ -149,10 +162,12 @@ async fn the_api_answers_what_its_description_says() {
     let (status, body) = sidebolt.get("/api/report?period=yearly").await;
     assert!(status == 400 && body.contains("write period=daily, weekly or monthly"), "{body}");
     // What went through is in the seconds.
-    let seconds = json(&sidebolt, "/api/resources?seconds=3600").await;
-    let sum: u64 =
-        seconds.as_array().unwrap().iter().map(|second| second["requests"].as_u64().unwrap()).sum();
-    assert_eq!(sum, 303, "{seconds}");
+    within_async(PATIENCE, "all requests are in the seconds, once each", || async {
+        let seconds = json(&sidebolt, "/api/resources?seconds=3600").await;
+        let requests = |second: &Value| second["requests"].as_u64().unwrap();
+        seconds.as_array().unwrap().iter().map(requests).sum::<u64>() == asked + 3
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
