@@ -23,8 +23,11 @@ pub(super) async fn gzip(request: Request, next: Next) -> Response {
     let wanted = is_wanted(request.headers());
     let mut response = next.run(request).await;
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    // Events go out as they come.
-    if kind.starts_with("text/event-stream") || response.headers().contains_key(CONTENT_ENCODING) {
+    // Events go out as they come, and profiles are packed already.
+    if kind.starts_with("text/event-stream")
+        || kind == "application/octet-stream"
+        || response.headers().contains_key(CONTENT_ENCODING)
+    {
         return response;
     }
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));

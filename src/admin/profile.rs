@@ -1,7 +1,6 @@
 //! Profiles of CPU and heap, as `go tool pprof`, Parca and Pyroscope read them: gzipped protocol buffers.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +14,7 @@ use flate2::write::GzEncoder;
 use pprof::ProfilerGuardBuilder;
 use pprof::protos::Message;
 use serde::Deserialize;
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::Context;
@@ -26,21 +26,7 @@ const FREQUENCY: std::ops::RangeInclusive<i32> = 1..=1000;
 const SPARED: [&str; 4] = ["libc", "libgcc", "pthread", "vdso"];
 
 /// A profile of the CPU is being taken: there is one signal handler for the whole process.
-static TAKING: AtomicBool = AtomicBool::new(false);
-
-struct Taking;
-
-impl Taking {
-    fn begin() -> Option<Self> {
-        (!TAKING.swap(true, Ordering::SeqCst)).then_some(Self)
-    }
-}
-
-impl Drop for Taking {
-    fn drop(&mut self) {
-        TAKING.store(false, Ordering::SeqCst);
-    }
-}
+static TAKING: Mutex<()> = Mutex::const_new(());
 
 type Refusal = (StatusCode, String);
 
@@ -78,7 +64,7 @@ async fn take(wanted: Wanted) -> Result<Vec<u8>, Refusal> {
             "seconds may be 1 to 300, frequency 1 to 1000: /debug/pprof/profile?seconds=10&frequency=99";
         return Err((StatusCode::BAD_REQUEST, words.to_owned()));
     }
-    let Some(taking) = Taking::begin() else {
+    let Ok(taking) = TAKING.try_lock() else {
         let words = "another profile is being taken: ask again when it is over";
         return Err((StatusCode::CONFLICT, words.to_owned()));
     };

@@ -1,7 +1,7 @@
 //! Embeddings of a few nodes: those that come while others are computed leave together, and what was computed is kept for a while.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -33,6 +33,8 @@ pub(crate) struct Ready {
     /// All embeddings, once somebody has asked for them.
     pub(crate) whole: tokio::sync::Mutex<Option<Arc<Whole>>>,
     lanes: Mutex<HashMap<Sampling, Arc<Lane>>>,
+    /// Looked up once somebody asks for single nodes.
+    pace: LazyLock<Mutex<Pace>>,
     used: Mutex<Instant>,
 }
 
@@ -64,6 +66,7 @@ impl Ready {
             _reserved: reserved,
             whole: tokio::sync::Mutex::default(),
             lanes: Mutex::default(),
+            pace: LazyLock::new(|| Mutex::new(Pace::of_device())),
             used: Mutex::new(Instant::now()),
         }
     }
@@ -202,17 +205,9 @@ fn kept(bytes: usize) -> Kept {
 type Answer = Result<gnn::Matrix, Trouble>;
 
 /// Those who ask the same model of the same graph with the same sampling.
+#[derive(Default)]
 struct Lane {
     line: Mutex<Line>,
-    pace: Mutex<Pace>,
-}
-
-impl Default for Lane {
-    fn default() -> Self {
-        let device = gnn::devices().into_iter().find(|device| device.used);
-        let size = device.map_or(64, |device| device.batch_size());
-        Self { line: Mutex::default(), pace: Mutex::new(Pace::new(size)) }
-    }
 }
 
 #[derive(Default)]
@@ -261,43 +256,16 @@ impl Lane {
     /// Computes batch after batch while there is something to compute.
     async fn run(self: Arc<Self>, work: Work) {
         let work = Arc::new(work);
-        while let Some(batch) = self.next() {
+        while let Some(batch) = self.next(work.size()) {
             work.metrics.gnn.queue.sub(batch.len() as i64);
             let all: Vec<u32> = batch.iter().flat_map(|(nodes, _)| nodes.iter().copied()).collect();
-            let done = self.compute(&work, &all).await;
+            let done = compute(&work, &all).await;
             share(batch, &done);
         }
     }
 
-    /// Nodes in pieces of the size that is best. Where memory is short the pieces become smaller, and it goes on.
-    async fn compute(&self, work: &Arc<Work>, all: &[u32]) -> Answer {
-        let mut values = Vec::new();
-        let mut left = all;
-        while !left.is_empty() {
-            let (piece, rest) = left.split_at(left.len().min(self.pace.lock().size()));
-            let _bytes = match work.budget.take(work.bytes(piece.len())) {
-                Ok(bytes) => bytes,
-                Err(_) if self.pace.lock().halve() => continue,
-                Err(trouble) => return Err(trouble),
-            };
-            work.metrics.gnn.batch_nodes.observe(piece.len() as f64);
-            let (since, own, nodes) = (Instant::now(), Arc::clone(work), piece.to_vec());
-            let done =
-                blocking(move || own.compute(&nodes)).await.and_then(|done| done.map_err(Trouble::from));
-            work.metrics.gnn.compute_seconds.observe(since.elapsed().as_secs_f64());
-            work.metrics.gnn.nodes.inc_by(piece.len() as u64);
-            let mut pace = self.pace.lock();
-            pace.learn(piece.len(), since.elapsed());
-            work.metrics.gnn.batch_size.set(pace.size() as i64);
-            values.extend_from_slice(done?.values());
-            left = rest;
-        }
-        Ok(gnn::Matrix::new(all.len(), work.ready.model.info().out_channels, values)?)
-    }
-
     /// Who leaves next: whole requests in the order in which they came, until there are enough nodes.
-    fn next(&self) -> Option<Vec<(Vec<u32>, oneshot::Sender<Answer>)>> {
-        let most = self.pace.lock().size();
+    fn next(&self, most: usize) -> Option<Vec<(Vec<u32>, oneshot::Sender<Answer>)>> {
         let mut line = self.line.lock();
         let (mut batch, mut nodes) = (Vec::new(), 0);
         while let Some((front, _)) = line.waiting.front() {
@@ -322,6 +290,11 @@ struct Work {
 }
 
 impl Work {
+    /// So many nodes at a time.
+    fn size(&self) -> usize {
+        self.ready.pace.lock().size()
+    }
+
     fn compute(&self, nodes: &[u32]) -> Result<gnn::Matrix, gnn::Error> {
         let (ready, Sampling { sizes, seed }) = (&self.ready, &self.sampling);
         let cancel = gnn::Cancel::default();
@@ -339,6 +312,31 @@ impl Work {
         }
         (least.max(most) as f64 * reached as f64 / all.max(1) as f64) as usize
     }
+}
+
+/// Nodes in pieces of the size that is best. Where memory is short the pieces become smaller, and it goes on.
+async fn compute(work: &Arc<Work>, all: &[u32]) -> Answer {
+    let mut values = Vec::new();
+    let mut left = all;
+    while !left.is_empty() {
+        let (piece, rest) = left.split_at(left.len().min(work.size()));
+        let _bytes = match work.budget.take(work.bytes(piece.len())) {
+            Ok(bytes) => bytes,
+            Err(_) if work.ready.pace.lock().halve() => continue,
+            Err(trouble) => return Err(trouble),
+        };
+        work.metrics.gnn.batch_nodes.observe(piece.len() as f64);
+        let (since, own, nodes) = (Instant::now(), Arc::clone(work), piece.to_vec());
+        let done = blocking(move || own.compute(&nodes)).await.and_then(|done| done.map_err(Trouble::from));
+        work.metrics.gnn.compute_seconds.observe(since.elapsed().as_secs_f64());
+        work.metrics.gnn.nodes.inc_by(piece.len() as u64);
+        let mut pace = work.ready.pace.lock();
+        pace.learn(piece.len(), since.elapsed());
+        work.metrics.gnn.batch_size.set(pace.size() as i64);
+        values.extend_from_slice(done?.values());
+        left = rest;
+    }
+    Ok(gnn::Matrix::new(all.len(), work.ready.model.info().out_channels, values)?)
 }
 
 /// Gives everybody his rows.
@@ -377,14 +375,14 @@ mod tests {
     #[test]
     fn whole_requests_leave_in_their_order() {
         const BATCH: usize = 64;
-        let lane = Lane { line: Mutex::default(), pace: Mutex::new(Pace::new(BATCH)) };
+        let lane = Lane::default();
         for nodes in [BATCH - 1, 1, 1, 2 * BATCH] {
             let mut line = lane.line.lock();
             line.nodes += nodes;
             line.waiting.push_back((vec![0; nodes], oneshot::channel().0));
         }
         let sizes =
-            || lane.next().map(|batch| batch.iter().map(|(nodes, _)| nodes.len()).collect::<Vec<_>>());
+            || lane.next(BATCH).map(|batch| batch.iter().map(|(nodes, _)| nodes.len()).collect::<Vec<_>>());
         assert_eq!(sizes(), Some(vec![BATCH - 1, 1]));
         assert_eq!(sizes(), Some(vec![1]));
         assert_eq!(sizes(), Some(vec![2 * BATCH]));

@@ -117,15 +117,15 @@ impl Gnn {
 
     /// Sets the gauges.
     pub(crate) fn gauge(&self, metrics: &GnnMetrics, enabled: bool) {
-        if !enabled {
-            return;
-        }
         metrics.graphs.set(self.catalog.count() as i64);
         metrics.bytes.set(self.catalog.budget.used() as i64);
         self.batches.gauge(metrics);
         metrics.model_versions.reset();
         for (name, known, _) in self.models.list().0.into_iter().filter(|(_, _, newest)| *newest) {
             metrics.model_versions.with_label_values(&[name.as_str(), known.model.version()]).set(1);
+        }
+        if !enabled {
+            return;
         }
         for device in gnn::devices().iter().filter(|device| device.usable) {
             for (kind, bytes) in [("total", device.memory_total), ("free", device.memory_free)] {

@@ -22,6 +22,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Begins with the size that suits the memory of what computes.
+    pub(super) fn of_device() -> Self {
+        let device = gnn::devices().into_iter().find(|device| device.used);
+        Self::new(device.map_or(64, |device| device.batch_size()))
+    }
+
     /// Begins with this size, or the next smaller one that there is.
     pub(super) fn new(size: usize) -> Self {
         let at = (size / LEAST).max(1).ilog2() as usize;

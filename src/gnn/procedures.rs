@@ -67,6 +67,21 @@ const EMBEDDINGS: &[Column] = &[
     column("embedding", "LIST<FLOAT>", "its numbers; a VECTOR with `embeddingType: 'vector'` from Bolt 6 on"),
 ];
 
+/// The columns of a projection, of which the first two are the arguments.
+const fn projected(nodes: &'static str, relationships: &'static str, kind: &'static str) -> [Column; 9] {
+    [
+        column(nodes, kind, "as it was given"),
+        column(relationships, kind, "as it was given"),
+        column("graphName", "STRING", "its name"),
+        column("nodeCount", "INTEGER", "nodes"),
+        column("relationshipCount", "INTEGER", "relationships"),
+        column("projectMillis", "INTEGER", "time of reading"),
+        column("featureCount", "INTEGER", "numbers of each node"),
+        column("missingValues", "INTEGER", "values that were missing and replaced"),
+        column("sizeInBytes", "INTEGER", "bytes that it takes here"),
+    ]
+}
+
 /// The columns of what is known of models.
 const MODELS: &[Column] = &[
     column("modelName", "STRING", "its name: that of its folder"),
@@ -97,17 +112,7 @@ pub(crate) const ALL: &[Procedure] = &[
         name: "gnn.graph.project",
         arguments: &[GRAPH_NAME, "nodeProjection :: ANY", "relationshipProjection :: ANY", CONFIGURATION],
         least: 3,
-        columns: &[
-            column("nodeProjection", "ANY", "as it was given"),
-            column("relationshipProjection", "ANY", "as it was given"),
-            column("graphName", "STRING", "its name"),
-            column("nodeCount", "INTEGER", "nodes"),
-            column("relationshipCount", "INTEGER", "relationships"),
-            column("projectMillis", "INTEGER", "time of reading"),
-            column("featureCount", "INTEGER", "numbers of each node"),
-            column("missingValues", "INTEGER", "values that were missing and replaced"),
-            column("sizeInBytes", "INTEGER", "bytes that it takes here"),
-        ],
+        columns: &projected("nodeProjection", "relationshipProjection", "ANY"),
         writes: false,
         runs: Runs::Project,
         says: "Reads a graph from Neo4j and keeps it in Sidebolt's memory under a name.",
@@ -116,17 +121,7 @@ pub(crate) const ALL: &[Procedure] = &[
         name: "gnn.graph.project.cypher",
         arguments: &[GRAPH_NAME, "nodeQuery :: STRING", "relationshipQuery :: STRING", CONFIGURATION],
         least: 3,
-        columns: &[
-            column("nodeQuery", "STRING", "as it was given"),
-            column("relationshipQuery", "STRING", "as it was given"),
-            column("graphName", "STRING", "its name"),
-            column("nodeCount", "INTEGER", "nodes"),
-            column("relationshipCount", "INTEGER", "relationships"),
-            column("projectMillis", "INTEGER", "time of reading"),
-            column("featureCount", "INTEGER", "numbers of each node"),
-            column("missingValues", "INTEGER", "values that were missing and replaced"),
-            column("sizeInBytes", "INTEGER", "bytes that it takes here"),
-        ],
+        columns: &projected("nodeQuery", "relationshipQuery", "STRING"),
         writes: false,
         runs: Runs::ProjectCypher,
         says: "The same by two queries that read: one returns `id` (of `id(n)`) and the features by their names, the other `source` and `target`, and the weight by its name.",

@@ -7,7 +7,7 @@ use super::call::Call;
 use super::fetch::NOTHING;
 use super::procedures::Runs;
 use super::settings::{Settings, expected, kind};
-use super::spec::{Spec, escaped};
+use super::spec::{Spec, escaped, nodes_in_chunks, relationships_in_chunks};
 
 /// The queries of `gnn.graph.project.cypher`.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,36 +37,16 @@ impl Queries {
         })
     }
 
-    /// Nodes in chunks: their ids, and for each the list of its columns. No id is -1, for `collect` would leave null out.
+    /// Nodes in chunks. No id is -1, for `collect` would leave null out.
     pub(super) fn nodes_text(&self, columns: &[String]) -> String {
-        let Self { nodes, .. } = self;
-        if columns.is_empty() {
-            return format!(
-                "CALL {{\n{nodes}\n}} WITH coalesce(id, -1) AS i WITH i / 5000 AS k, collect(i) AS ii RETURN ii ORDER BY k"
-            );
-        }
-        let columns = columns.join(", ");
-        format!(
-            "CALL {{\n{nodes}\n}} WITH coalesce(id, -1) AS i, [{columns}] AS f \
-             WITH i / 500 AS k, collect(i) AS ii, collect(f) AS ff RETURN ii, ff ORDER BY k"
-        )
+        nodes_in_chunks(&format!("CALL {{\n{}\n}}", self.nodes), "coalesce(id, -1)", columns)
     }
 
-    /// Relationships in chunks: start nodes, end nodes, and weights if there are any.
+    /// Relationships in chunks.
     pub(super) fn relationships_text(&self, weight: Option<&str>) -> String {
-        let Self { relationships, .. } = self;
-        let ends =
-            format!("CALL {{\n{relationships}\n}} WITH coalesce(source, -1) AS s, coalesce(target, -1) AS t");
-        match weight {
-            None => format!(
-                "{ends} WITH s / 1000 AS k, collect(s) AS ss, collect(t) AS tt RETURN ss, tt ORDER BY k"
-            ),
-            Some(weight) => format!(
-                "{ends}, coalesce({}, 1.0) AS w \
-                 WITH s / 1000 AS k, collect(s) AS ss, collect(t) AS tt, collect(w) AS ww RETURN ss, tt, ww ORDER BY k",
-                escaped(weight)
-            ),
-        }
+        let rows = format!("CALL {{\n{}\n}}", self.relationships);
+        let ends = ["coalesce(source, -1)", "coalesce(target, -1)"];
+        relationships_in_chunks(&rows, ends, weight.map(escaped).as_deref())
     }
 
     /// What is wrong with a relationship between these two; none = it may be left out.

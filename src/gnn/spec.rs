@@ -159,14 +159,7 @@ impl Spec {
         if self.one_hot_labels {
             values.extend(self.labels.iter().map(|label| format!("n:{}", escaped(label))));
         }
-        let match_nodes = format!("MATCH {} WITH id(n) AS i", self.node("n"));
-        if values.is_empty() {
-            return format!("{match_nodes} WITH i / 5000 AS k, collect(i) AS ii RETURN ii ORDER BY k");
-        }
-        format!(
-            "{match_nodes}, [{}] AS f WITH i / 500 AS k, collect(i) AS ii, collect(f) AS ff RETURN ii, ff ORDER BY k",
-            values.join(", ")
-        )
+        nodes_in_chunks(&format!("MATCH {}", self.node("n")), "id(n)", &values)
     }
 
     /// The statement that gives relationships in chunks: start nodes, end nodes, and weights if there are any.
@@ -174,17 +167,34 @@ impl Spec {
         if let Some(queries) = &self.queries {
             return queries.relationships_text(relationships.weight.as_deref());
         }
-        let pattern = format!("{}-[r{}]->(b)", self.node("a"), alternatives(&relationships.types));
-        match &relationships.weight {
-            None => format!(
-                "MATCH {pattern} WITH id(a) AS s, id(b) AS t WITH s / 1000 AS k, collect(s) AS ss, collect(t) AS tt RETURN ss, tt ORDER BY k"
-            ),
-            Some(weight) => format!(
-                "MATCH {pattern} WITH id(a) AS s, id(b) AS t, coalesce(r.{}, 1.0) AS w \
-                 WITH s / 1000 AS k, collect(s) AS ss, collect(t) AS tt, collect(w) AS ww RETURN ss, tt, ww ORDER BY k",
-                escaped(weight)
-            ),
+        let pattern = format!("MATCH {}-[r{}]->(b)", self.node("a"), alternatives(&relationships.types));
+        let weight = relationships.weight.as_ref().map(|weight| format!("r.{}", escaped(weight)));
+        relationships_in_chunks(&pattern, ["id(a)", "id(b)"], weight.as_deref())
+    }
+}
+
+/// Nodes that come from this text, in chunks: their ids, and for each the list of its values if there are any.
+pub(super) fn nodes_in_chunks(from: &str, id: &str, values: &[String]) -> String {
+    if values.is_empty() {
+        return format!("{from} WITH {id} AS i WITH i / 5000 AS k, collect(i) AS ii RETURN ii ORDER BY k");
+    }
+    format!(
+        "{from} WITH {id} AS i, [{}] AS f WITH i / 500 AS k, collect(i) AS ii, collect(f) AS ff RETURN ii, ff ORDER BY k",
+        values.join(", ")
+    )
+}
+
+/// Relationships that come from this text, in chunks: start nodes, end nodes, and weights if there are any.
+pub(super) fn relationships_in_chunks(from: &str, [start, end]: [&str; 2], weight: Option<&str>) -> String {
+    let ends = format!("{from} WITH {start} AS s, {end} AS t");
+    match weight {
+        None => {
+            format!("{ends} WITH s / 1000 AS k, collect(s) AS ss, collect(t) AS tt RETURN ss, tt ORDER BY k")
         }
+        Some(weight) => format!(
+            "{ends}, coalesce({weight}, 1.0) AS w \
+             WITH s / 1000 AS k, collect(s) AS ss, collect(t) AS tt, collect(w) AS ww RETURN ss, tt, ww ORDER BY k"
+        ),
     }
 }
 

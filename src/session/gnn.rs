@@ -168,10 +168,7 @@ impl Session {
             database: database.as_deref(),
         };
         let Err(refusal) = self.guarded.policy.access.judge(&asked) else { return false };
-        self.inbuf.advance(message.extent.wire);
-        self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
-        self.machine.forwarded(Tag::RUN);
-        self.fail_local(&refusal.to_failure());
+        self.refuse_run(message.extent.wire, &refusal);
         true
     }
 

@@ -251,13 +251,16 @@ impl Session {
         if self.machine.in_flight() > 0 {
             return Ruled::Later;
         }
-        if !large {
-            self.inbuf.advance(message.extent.wire);
-        }
+        self.refuse_run(if large { 0 } else { message.extent.wire }, &refusal);
+        Ruled::Refused
+    }
+
+    /// FAILURE for a RUN, of which so many bytes still stand at the start of `inbuf`.
+    pub(super) fn refuse_run(&mut self, wire: usize, refusal: &Refusal) {
+        self.inbuf.advance(wire);
         self.shared.metrics.refusals.with_label_values(&[refusal.label()]).inc();
         self.machine.forwarded(Tag::RUN);
         self.fail_local(&refusal.to_failure());
-        Ruled::Refused
     }
 
     /// Whether there is memory for another request.

@@ -236,15 +236,24 @@ async fn logoff_and_logon_change_the_user() {
     sidebolt.at_rest().await;
 }
 
+/// A server that knows the service user only.
+async fn service_peer() -> Peer {
+    Peer::start(|settings| settings.users = [("service".to_owned(), "secret".to_owned())].into()).await
+}
+
+/// Everybody is that user.
+fn serve_as_service(config: &mut config::Config) {
+    config.auth.mode = AuthMode::Service;
+    config.auth.username = Some("service".to_owned());
+    config.auth.password = Some(Secret("secret".to_owned()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn service_mode_uses_its_own_user_for_everybody() {
-    let peer =
-        Peer::start(|settings| settings.users = [("service".to_owned(), "secret".to_owned())].into()).await;
+    let peer = service_peer().await;
     for token in [None, Some("open sesame")] {
         let sidebolt = Sidebolt::start(peer.address, |config| {
-            config.auth.mode = AuthMode::Service;
-            config.auth.username = Some("service".to_owned());
-            config.auth.password = Some(Secret("secret".to_owned()));
+            serve_as_service(config);
             config.auth.client_token = token.map(|token| Secret(token.to_owned()));
         })
         .await;
@@ -274,12 +283,9 @@ async fn service_mode_uses_its_own_user_for_everybody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_of_sidebolts_own_share_an_account_and_keep_their_names() {
-    let peer =
-        Peer::start(|settings| settings.users = [("service".to_owned(), "secret".to_owned())].into()).await;
+    let peer = service_peer().await;
     let sidebolt = Sidebolt::start(peer.address, |config| {
-        config.auth.mode = AuthMode::Service;
-        config.auth.username = Some("service".to_owned());
-        config.auth.password = Some(Secret("secret".to_owned()));
+        serve_as_service(config);
         config.auth.users = Some(config::Users::parse("ada:one\nbob:two\n").expect("two users"));
         config.pool.max_connection_pool_size = 1;
         config.guard.rules = vec![Rule {
@@ -318,12 +324,9 @@ async fn users_of_sidebolts_own_share_an_account_and_keep_their_names() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_user_keeps_connections_warm() {
-    let peer =
-        Peer::start(|settings| settings.users = [("service".to_owned(), "secret".to_owned())].into()).await;
+    let peer = service_peer().await;
     let sidebolt = Sidebolt::start(peer.address, |config| {
-        config.auth.mode = AuthMode::Service;
-        config.auth.username = Some("service".to_owned());
-        config.auth.password = Some(Secret("secret".to_owned()));
+        serve_as_service(config);
         config.pool.min_idle = 3;
     })
     .await;

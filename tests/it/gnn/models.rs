@@ -28,6 +28,15 @@ async fn world(server: Neo4j, label: &str, nodes: usize, folder: &Path) -> World
     world
 }
 
+/// The same with the model `sage`, which is loaded.
+async fn world_of_sage(server: Neo4j, label: &str, nodes: usize, folder: &Path) -> World {
+    put_model(folder, "sage", "sage_mean", "wide");
+    let world = world(server, label, nodes, folder).await;
+    let sidebolt = &world.sidebolt;
+    within_async(PATIENCE, "Sidebolt is ready", || async { sidebolt.get("/readyz").await.0 == 200 }).await;
+    world
+}
+
 async fn versions(client: &mut Client, name: &str) -> Vec<String> {
     let text = format!("CALL gnn.model.list('{name}') YIELD version, loaded");
     let rows = client.query(&text).await.unwrap();
@@ -39,11 +48,7 @@ async fn versions(client: &mut Client, name: &str) -> Vec<String> {
 async fn a_model_gives_the_same_for_all_nodes_and_for_some() {
     for server in Neo4j::all("a_model_gives_the_same_for_all_nodes_and_for_some") {
         let folder = tempfile::tempdir().unwrap();
-        put_model(folder.path(), "sage", "sage_mean", "wide");
-        let world = world(server, "Embed", 40, folder.path()).await;
-        let sidebolt = &world.sidebolt;
-        within_async(PATIENCE, "Sidebolt is ready", || async { sidebolt.get("/readyz").await.0 == 200 })
-            .await;
+        let world = world_of_sage(server, "Embed", 40, folder.path()).await;
         let mut client = world.client(V).await;
         client
             .query(&world.project("g", "featureProperties: ['at', 'wide'], maxStaleness: 3600"))
@@ -193,10 +198,7 @@ async fn a_model_is_learnt_kept_and_used() {
 async fn many_callers_at_once_get_their_own_answers() {
     let Some(server) = Neo4j::all("many_callers_at_once_get_their_own_answers").pop() else { return };
     let folder = tempfile::tempdir().unwrap();
-    put_model(folder.path(), "sage", "sage_mean", "wide");
-    let world = world(server, "Many", 50, folder.path()).await;
-    let sidebolt = &world.sidebolt;
-    within_async(PATIENCE, "Sidebolt is ready", || async { sidebolt.get("/readyz").await.0 == 200 }).await;
+    let world = world_of_sage(server, "Many", 50, folder.path()).await;
     let mut client = world.client(V).await;
     client.query(&world.project("g", "featureProperties: ['wide'], maxStaleness: 3600")).await.unwrap();
     let all = client.query("CALL gnn.embed.stream('g', {modelName: 'sage'})").await.unwrap();
@@ -227,10 +229,8 @@ async fn many_callers_at_once_get_their_own_answers() {
 async fn little_memory_means_smaller_batches() {
     let Some(server) = Neo4j::all("little_memory_means_smaller_batches").pop() else { return };
     let folder = tempfile::tempdir().unwrap();
-    put_model(folder.path(), "sage", "sage_mean", "wide");
-    let world = world(server, "Little", 2000, folder.path()).await;
+    let world = world_of_sage(server, "Little", 2000, folder.path()).await;
     let sidebolt = &world.sidebolt;
-    within_async(PATIENCE, "Sidebolt is ready", || async { sidebolt.get("/readyz").await.0 == 200 }).await;
     sidebolt.reconfigure(|config| config.gnn.cache_bytes = 0);
     let mut client = world.client(V).await;
     client.query(&world.project("g", "featureProperties: ['wide'], maxStaleness: 3600")).await.unwrap();

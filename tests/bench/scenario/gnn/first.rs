@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bolt_wire::packstream::Value;
 use sidebolt::bolt_client::BoltClient;
 
-use super::{LABEL, SAMPLED, put, some};
+use super::{LABEL, SAMPLED, parameters, put, some};
 use crate::arena::{Arena, Way};
 use crate::report::{Table, Verdict, median};
 use crate::scenario::{Findings, Settings};
@@ -73,8 +73,7 @@ fn start<F: Future<Output = Result<BoltClient>>>(
         client.run(&project, none(), none()).await?;
         let mut times = Vec::new();
         for call in 0..=MORE {
-            let nodes = some(ids, call * 1000 + 64, 64);
-            let asked = Value::map([("nodes", Value::List(nodes)), ("seed", Value::Integer(call as i64))]);
+            let asked = parameters(some(ids, call * 1000 + 64, 64), call);
             let since = Instant::now();
             let answer = client.run(SAMPLED, asked, none()).await?;
             ensure!(answer.records.len() == 64, "{} rows", answer.records.len());

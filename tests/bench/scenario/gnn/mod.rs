@@ -109,7 +109,7 @@ fn crowd_asks(runtime: &Runtime, crowd: Vec<BoltClient>, ids: &[i64]) -> (Vec<Du
             let nodes = some(ids, at * 16, 16);
             asked.spawn(async move {
                 let since = Instant::now();
-                let answer = client.run(SAMPLED, parameters(nodes), Value::Map(Vec::new())).await;
+                let answer = client.run(SAMPLED, parameters(nodes, 1), Value::Map(Vec::new())).await;
                 (since.elapsed(), answer.is_err())
             });
         }
@@ -124,8 +124,8 @@ fn crowd_asks(runtime: &Runtime, crowd: Vec<BoltClient>, ids: &[i64]) -> (Vec<Du
 
 const SAMPLED: &str = "CALL gnn.embed.stream('bench', {modelName: 'bench', nodes: $nodes, sampleSizes: [25, 10, 5], randomSeed: $seed})";
 
-fn parameters(nodes: Vec<Value>) -> Value {
-    Value::map([("nodes", Value::List(nodes)), ("seed", 1.into())])
+fn parameters(nodes: Vec<Value>, seed: usize) -> Value {
+    Value::map([("nodes", Value::List(nodes)), ("seed", Value::Integer(seed as i64))])
 }
 
 fn some(ids: &[i64], first: usize, count: usize) -> Vec<Value> {
@@ -220,19 +220,23 @@ impl World<'_> {
         Ok(())
     }
 
+    /// So many calls for so many nodes, other ones each time.
+    fn timed(&mut self, text: &str, calls: usize, count: usize) -> Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        for call in 0..calls {
+            let asked = parameters(some(&self.ids, call * 1000 + count, count), call);
+            let since = Instant::now();
+            let rows = self.ask(text, asked)?;
+            anyhow::ensure!(rows.len() == count, "{} rows", rows.len());
+            times.push(since.elapsed());
+        }
+        Ok(times)
+    }
+
     /// Some nodes at a time.
     fn embed(&mut self, table: &mut Table, findings: &mut Findings) -> Result<()> {
         for (count, limit) in [(64, 15.0), (256, 100.0), (1, 5.0)] {
-            let mut times = Vec::new();
-            for call in 0..CALLS {
-                let nodes = some(&self.ids, call * 1000 + count, count);
-                let asked =
-                    Value::map([("nodes", Value::List(nodes)), ("seed", Value::Integer(call as i64))]);
-                let since = Instant::now();
-                let rows = self.ask(SAMPLED, asked)?;
-                anyhow::ensure!(rows.len() == count, "{} rows", rows.len());
-                times.push(since.elapsed());
-            }
+            let times = self.timed(SAMPLED, CALLS, count)?;
             put(table, &format!("{count} nodes, 25/10/5, none of them kept"), &times);
             let p50 = median(times.iter().map(|time| time.as_secs_f64() * 1e3));
             findings.verdicts.push(Verdict::at_most(&format!("{count} nodes: p50"), limit, p50, "ms"));
@@ -248,7 +252,7 @@ impl World<'_> {
         let mut times = Vec::new();
         for _ in 0..CALLS {
             let since = Instant::now();
-            self.ask(SAMPLED, parameters(some(&self.ids, 5, 1)))?;
+            self.ask(SAMPLED, parameters(some(&self.ids, 5, 1), 1))?;
             times.push(since.elapsed());
         }
         put(table, "1 node, kept", &times);
@@ -264,14 +268,7 @@ impl World<'_> {
              featureProperties: ['inputs']}})"
         );
         for count in [1, 64] {
-            let mut times = Vec::new();
-            for call in 0..CALLS / 2 {
-                let nodes = Value::List(some(&self.ids, call * 1000 + count, count));
-                let since = Instant::now();
-                let rows = self.ask(&text, Value::map([("nodes", nodes)]))?;
-                anyhow::ensure!(rows.len() == count, "{} rows", rows.len());
-                times.push(since.elapsed());
-            }
+            let times = self.timed(&text, CALLS / 2, count)?;
             put(table, &format!("{count} nodes without a graph, 25/10/5, read for each call"), &times);
             let p99 = quantile(&times, 0.99);
             findings.verdicts.push(Verdict::at_most(
