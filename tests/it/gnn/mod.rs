@@ -2,6 +2,7 @@
 
 mod faults;
 mod graphs;
+mod live;
 mod models;
 mod queries;
 mod write;
