@@ -7,7 +7,7 @@ use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent};
 use bolt_wire::message::request::open;
 use bolt_wire::message::{Outcome, Summary};
-use bolt_wire::packstream::{MapView, Walker, encode};
+use bolt_wire::packstream::{MapView, Value, Walker, encode};
 use bolt_wire::version::NotificationFilter;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::{Instant, timeout};
@@ -46,6 +46,8 @@ pub(crate) struct Caller {
 /// What stands behind an answer's last record.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
+    /// The names of the answer's columns.
+    pub(crate) fields: Vec<String>,
     /// The database's name.
     pub(crate) database: Option<Box<str>>,
     /// The bookmark, if something was committed.
@@ -195,6 +197,9 @@ impl Ended {
             if let Some(value) = meta.string(key) {
                 *place = Some(value.into());
             }
+        }
+        if let Some(Ok(Value::List(fields))) = meta.get("fields").map(Value::decode) {
+            self.fields = fields.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
         }
     }
 }

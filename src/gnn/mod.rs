@@ -24,6 +24,7 @@ mod project;
 mod queries;
 mod rows;
 mod settings;
+mod show;
 mod spec;
 mod tasks;
 mod train;
@@ -39,11 +40,12 @@ use bolt_wire::packstream::Value;
 
 pub(crate) use call::{Call, NAMESPACE, misplaced};
 pub(crate) use error::Trouble;
-pub(crate) use fetch::Caller;
+pub(crate) use fetch::{Caller, NOTHING, expired};
 pub(crate) use metrics::GnnMetrics;
 pub(crate) use procedures::reference_markdown;
 pub(crate) use queries::queries;
 pub(crate) use rows::{Output, Rows};
+pub(crate) use show::{Listed, Show};
 pub(crate) use tasks::Task;
 pub(crate) use write::with_parameters;
 

@@ -128,6 +128,11 @@ impl Rows {
         Self::new(Source::Table(rows))
     }
 
+    /// A table of which all columns are wanted.
+    pub(crate) fn all_of(rows: Vec<Vec<Value>>, columns: usize) -> Self {
+        Self { wanted: (0..columns).collect(), ..Self::table(rows) }
+    }
+
     /// Chooses columns.
     pub(crate) fn want(&mut self, all: &[Column], columns: &[(&'static Column, String)]) {
         let place = |wanted: &Column| all.iter().position(|column| column.name == wanted.name);

@@ -19,6 +19,7 @@ mod relay;
 mod requests;
 mod route;
 mod rows;
+mod show;
 mod start;
 mod traced;
 mod upload;

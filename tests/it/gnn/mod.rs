@@ -4,6 +4,7 @@ mod faults;
 mod graphs;
 mod models;
 mod queries;
+mod show;
 mod write;
 
 use bolt_wire::Version;
