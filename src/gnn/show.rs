@@ -11,6 +11,7 @@ use super::rows::Rows;
 use super::spec::escaped;
 use super::{Trouble, with_parameters};
 use crate::console::{self, Words};
+use crate::session::Shared;
 
 /// The one database in which rows cannot be given to a statement.
 const SYSTEM: &str = "system";
@@ -107,6 +108,10 @@ impl Show {
         caller: &Caller,
         parameters: &[u8],
     ) -> Result<Option<(String, (&'static str, BytesMut))>, Trouble> {
+        // Open transactions that hold all connections would wait for each other.
+        if caller.in_transaction && is_full(&caller.shared) {
+            return Ok(None);
+        }
         let mut lease = caller.lease().await?;
         let explained =
             caller.read(&mut lease, &format!("EXPLAIN {}", self.text), parameters, |_| Ok(())).await?;
@@ -216,6 +221,12 @@ impl Listed {
             self.columns.iter().map(|(name, kind, _)| format!("{name} :: {kind}")).collect();
         format!("{}({}) :: ({})", self.name, arguments.join(", "), columns.join(", "))
     }
+}
+
+/// Whether a server has no connection left to lend.
+fn is_full(shared: &Shared) -> bool {
+    let most = shared.config.load().pool.max_connection_pool_size;
+    shared.upstream.pools().iter().any(|pool| pool.lent() >= most)
 }
 
 /// All of Sidebolt's own procedures.

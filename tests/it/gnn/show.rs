@@ -302,6 +302,21 @@ async fn what_is_off_or_cannot_be_is_neo4js_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_holds_the_only_connection_goes_on() {
+    for server in Neo4j::all("a_transaction_that_holds_the_only_connection_goes_on") {
+        let sidebolt = sidebolt_of(&server, |config| config.pool.max_connection_pool_size = 1).await;
+        let mut client = client_of(&sidebolt, &server, V).await;
+        let answers = client.ask(&[begin(), run("RETURN 1"), pull_all()]).await;
+        assert!(answers.iter().all(Answer::is_success), "{answers:?}");
+        let here = Told::by(&mut client, "SHOW PROCEDURES YIELD name", none()).await;
+        assert!(here.names().contains(&"db.labels") && !here.names().contains(&"gnn.device"));
+        assert!(client.one(commit()).await.is_success());
+        assert!(Told::by(&mut client, "SHOW PROCEDURES", none()).await.names().contains(&"gnn.device"));
+        sidebolt.at_rest().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_hold_for_what_is_shown() {
     for server in Neo4j::all("rules_hold_for_what_is_shown") {
         let sidebolt = sidebolt_of(&server, |config| {
