@@ -98,12 +98,7 @@ impl Caller {
             }
             match summary.outcome {
                 Outcome::Failure => {
-                    let code = summary.code().unwrap_or_default();
-                    self.shared.metrics.failure(code);
-                    if code.starts_with("Neo.ClientError.Security.") {
-                        self.need.principal.doubt();
-                    }
-                    return Err(Trouble::Neo4j(payload.to_vec()));
+                    return Err(self.failed(&summary, payload));
                 }
                 _ => ended.note(&summary.meta),
             }
@@ -113,8 +108,18 @@ impl Caller {
         Ok(ended)
     }
 
+    /// Notes a FAILURE of Neo4j's, with this payload.
+    pub(super) fn failed(&self, summary: &Summary<'_>, payload: &[u8]) -> Trouble {
+        let code = summary.code().unwrap_or_default();
+        self.shared.metrics.failure(code);
+        if code.starts_with("Neo.ClientError.Security.") {
+            self.need.principal.doubt();
+        }
+        Trouble::Neo4j(payload.to_vec())
+    }
+
     /// Waits for the answer's next message.
-    async fn next(&self, connection: &mut Connection) -> Result<Extent, Trouble> {
+    pub(super) async fn next(&self, connection: &mut Connection) -> Result<Extent, Trouble> {
         let silence = self.shared.read_timeout();
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let limit = left.map_or(silence, |left| left.min(silence)).max(Duration::from_millis(1));

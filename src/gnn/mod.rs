@@ -9,6 +9,7 @@ mod embed;
 mod embeddings;
 mod error;
 mod features;
+mod feed;
 mod fetch;
 mod fresh;
 mod graph;
@@ -40,6 +41,7 @@ use bolt_wire::packstream::Value;
 
 pub(crate) use call::{Call, NAMESPACE, misplaced};
 pub(crate) use error::Trouble;
+pub(crate) use feed::{Ask, Feed, Gave};
 pub(crate) use fetch::{Caller, NOTHING, expired};
 pub(crate) use metrics::GnnMetrics;
 pub(crate) use procedures::reference_markdown;

@@ -15,7 +15,7 @@ use super::guarded::{Ruled, Seated};
 use super::requests::Message;
 use super::start::access_of;
 use super::{End, Session, Step};
-use crate::gnn::{self, Call, Caller, NAMESPACE, Output, Show, Trouble};
+use crate::gnn::{self, Call, Caller, Feed, NAMESPACE, Output, Show, Trouble};
 use crate::sight::Answered;
 use crate::statement::Statement;
 use crate::upstream::Need;
@@ -82,7 +82,7 @@ impl Session {
         };
         let Some(caller) = self.gnn_caller(Some(message.extent)) else { return Ok(Some(message)) };
         let changed = self.answer_gnn(message, asked, caller).await?;
-        drop(seat);
+        self.seat_feed(seat);
         Ok(changed)
     }
 
@@ -229,11 +229,19 @@ impl Session {
         drop(waits);
         // It was taken back: its message is gone.
         let Some(done) = done else { return Ok(None) };
+        let done = match done {
+            Ok(Output::Rows(rows)) if self.deferred.is_none() && Feed::suits(&caller, call, &rows) => {
+                self.open_feed(message, call, rows, caller).await?;
+                return Ok(None);
+            }
+            done => done,
+        };
         let most = self.shared.config.load().gnn.max_rows;
         let output = done.and_then(|output| match output {
             Output::Rows(rows) if call.rest.is_some() && rows.len() > most => Err(Trouble::wrong(format!(
                 "{} rows are too many to hand to the rest of the query (gnn.max_rows is {most}): ask for fewer nodes, use the procedure that \
-                 writes, or raise gnn.max_rows.",
+                 writes, raise gnn.max_rows, or let the rest work row by row (MATCH, OPTIONAL MATCH, WHERE, UNWIND, and RETURN of plain \
+                 expressions), which gets any number.",
                 rows.len()
             ))),
             output => Ok(output),
@@ -255,8 +263,7 @@ impl Session {
                         return Ok(None);
                     }
                 };
-                let names: Vec<&str> = call.columns.iter().map(|(_, name)| name.as_str()).collect();
-                let (text, parameter) = rows.continued(&names, rest);
+                let (text, parameter) = rows.continued(&call.names(), rest);
                 Ok(Some(self.replace_run(message, &text, &[parameter])))
             }
             (Ok(Output::Statement(statement)), rest) => {
@@ -314,7 +321,7 @@ impl Session {
     /// FAILURE for the call at the start of `inbuf`.
     pub(super) fn refuse_gnn(&mut self, message: Message, trouble: Trouble, procedure: &str) {
         self.inbuf.advance(message.extent.wire);
-        self.machine.forwarded(Tag::RUN);
+        self.machine.forwarded(message.tag);
         self.telemetry = None;
         let label = match &trouble {
             Trouble::Passing(_) => "gnn_passing",

@@ -5,6 +5,7 @@ mod cached;
 mod deferred;
 mod edit;
 mod errand;
+mod feed;
 mod filter;
 mod gnn;
 mod guarded;

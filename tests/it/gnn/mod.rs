@@ -1,6 +1,7 @@
 //! `CALL gnn.…` against real Neo4j: graphs, embeddings, writes, and what must not happen.
 
 mod faults;
+mod feed;
 mod graphs;
 mod models;
 mod queries;
