@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::alerts::Alert;
+use super::alerts::{Alert, Alerts};
 use super::baseline::{Found, Kept, Level, Subject};
 use super::history::Keeper;
 use super::queries::Row;
@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Ticks from one writing of the baselines to the next.
 const WRITES: u64 = 60;
 /// Seconds for which a resource must be short.
-const MINUTE: usize = 60;
+pub(super) const MINUTE: usize = 60;
 /// Ticks in a row for which Neo4j must be silent, and must not.
 const SILENT: u32 = 5;
 /// Bytes that a file of baselines may have.
@@ -62,6 +62,13 @@ fn shares(minute: &[Sample], connections: usize) -> [(&'static str, f64); 4] {
         ("files", least(&|s| of(f64::from(s.files), s.files_most as f64))),
         ("pool", least(&|s| of(f64::from(s.pool_lent), connections as f64))),
     ]
+}
+
+/// What has been short for a minute is an alert. `connections`: how many the pools may have.
+pub(super) fn note_resources(alerts: &Alerts, minute: &[Sample], connections: usize) {
+    for (kind, share) in shares(minute, connections) {
+        alerts.note_resource(kind, share);
+    }
 }
 
 struct Watchman {
@@ -110,10 +117,7 @@ impl Watchman {
             most += shared.config.load().pool.max_connection_pool_size;
         }
         shared.sight.sample(sample);
-        let minute = shared.sight.resources.latest(MINUTE);
-        for (kind, share) in shares(&minute, most) {
-            shared.sight.alerts.note_resource(kind, share);
-        }
+        note_resources(&shared.sight.alerts, &shared.sight.resources.latest(MINUTE), most);
     }
 
     /// Neo4j that does not answer is an emergency.
