@@ -38,7 +38,7 @@ const BELIEVED: u64 = 240_000;
 /// Something that is or was wrong.
 #[derive(Clone, Debug)]
 pub(crate) struct Alert {
-    /// What it is about: `slowdown`, `upstream`, `memory`, ….
+    /// What it is about: `slowdown`, `upstream`, `memory`, `gpu_memory`, ….
     pub(crate) kind: &'static str,
     pub(crate) level: Level,
     pub(crate) message: String,
@@ -125,6 +125,7 @@ impl Alerts {
         let what = match kind {
             "memory" => "of this host's memory",
             "cpu" => "of this host's cores",
+            "gpu_memory" => "of the GPU's memory (by this process and others)",
             "files" => "of the files that this process may open",
             _ => "of the connections to Neo4j (pool.max_connection_pool_size)",
         };

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +33,16 @@ const LARGEST: u64 = 64 << 20;
 
 /// Watches until the end.
 pub(crate) async fn keep_watch(shared: Arc<Shared>, health: Arc<Health>, end: CancellationToken) {
-    let mut watchman =
-        Watchman { shared, health, tick: 0, step: 0, silent: 0, written: None, keeper: Keeper::default() };
+    let mut watchman = Watchman {
+        shared,
+        health,
+        tick: 0,
+        step: 0,
+        silent: 0,
+        written: None,
+        keeper: Keeper::default(),
+        gpu: Gpu::default(),
+    };
     watchman.restore().await;
     watchman.keeper.open(&watchman.shared).await;
     let work = async {
@@ -50,7 +59,7 @@ pub(crate) async fn keep_watch(shared: Arc<Shared>, health: Arc<Health>, end: Ca
 }
 
 /// How much of what there is was used in each second, the least of a minute: what passes by is no matter.
-fn shares(minute: &[Sample], connections: usize) -> [(&'static str, f64); 4] {
+fn shares(minute: &[Sample], connections: usize) -> [(&'static str, f64); 5] {
     let cores = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
     let least = |share: &dyn Fn(&Sample) -> f64| {
         if minute.len() < MINUTE { 0.0 } else { minute.iter().map(share).fold(f64::INFINITY, f64::min) }
@@ -60,6 +69,7 @@ fn shares(minute: &[Sample], connections: usize) -> [(&'static str, f64); 4] {
         ("memory", least(&|s| of(s.host_memory_used as f64, s.host_memory as f64))),
         ("cpu", least(&|s| of(f64::from(s.host_cores), cores))),
         ("files", least(&|s| of(f64::from(s.files), s.files_most as f64))),
+        ("gpu_memory", least(&|s| of(s.gpu_memory_used as f64, s.gpu_memory as f64))),
         ("pool", least(&|s| of(f64::from(s.pool_lent), connections as f64))),
     ]
 }
@@ -82,14 +92,37 @@ struct Watchman {
     /// What was written last.
     written: Option<String>,
     keeper: Keeper,
+    gpu: Gpu,
+}
+
+/// The GPU's memory, read where a driver that hangs holds up nobody.
+#[derive(Default)]
+struct Gpu {
+    reading: Option<JoinHandle<Option<[u64; 2]>>>,
+}
+
+impl Gpu {
+    /// Bytes that were in use a moment ago, and in all; nothing if that is not known.
+    async fn look(&mut self, enabled: bool) -> [u64; 2] {
+        if self.reading.as_ref().is_some_and(|reading| !reading.is_finished()) {
+            return [0; 2];
+        }
+        let read = match self.reading.take() {
+            Some(reading) => reading.await.ok().flatten(),
+            None => None,
+        };
+        self.reading = enabled.then(|| tokio::task::spawn_blocking(gnn::gpu_memory));
+        read.filter(|_| enabled).map_or([0; 2], |[all, free]| [all.saturating_sub(free), all])
+    }
 }
 
 impl Watchman {
     async fn look(&mut self) {
         self.tick += 1;
         self.look_at_upstream();
-        self.sample();
         let config = self.shared.config.load_full();
+        let gpu = self.gpu.look(config.gnn.enabled).await;
+        self.sample(gpu);
         if self.tick.is_multiple_of(config.sight.compare_every.as_secs().max(1)) {
             self.step += 1;
             self.shared.sight.step(self.step, &config);
@@ -100,11 +133,13 @@ impl Watchman {
         }
     }
 
-    /// What is used now; too much of it is an alert.
-    fn sample(&self) {
+    /// What is used now; too much of it is an alert. `gpu`: bytes of its memory that are in use, and in all.
+    fn sample(&self, [gpu_memory_used, gpu_memory]: [u64; 2]) {
         let shared = &self.shared;
         let mut sample = Sample {
             time: now() / 1000,
+            gpu_memory_used,
+            gpu_memory,
             clients: u32::try_from(shared.registry.len()).unwrap_or(u32::MAX),
             ..Sample::default()
         };
@@ -237,4 +272,48 @@ impl Sight {
 fn id(subject: &Subject) -> String {
     let (fingerprint, user, database) = subject;
     format!("slowdown {fingerprint:016x} {user:?} {database:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(minute: &[Sample]) -> Option<Level> {
+        let alerts = Alerts::default();
+        note_resources(&alerts, minute, 100);
+        let all = alerts.all().0;
+        assert!(
+            all.iter()
+                .all(|alert| alert.kind == "gpu_memory" && alert.message.contains("of the GPU's memory"))
+        );
+        all.first().map(|alert| alert.level)
+    }
+
+    #[test]
+    fn a_gpu_that_is_full_for_a_minute_is_an_alert() {
+        let sample = |used| Sample { gpu_memory_used: used, gpu_memory: 100, ..Sample::default() };
+        for (used, expected) in
+            [(80, None), (81, Some(Level::Warning)), (95, Some(Level::Warning)), (96, Some(Level::Critical))]
+        {
+            assert_eq!(level(&[sample(used); MINUTE]), expected, "{used} %");
+        }
+        assert_eq!(level(&[sample(99); MINUTE - 1]), None, "not yet a minute");
+        assert_eq!(level(&[Sample::default(); MINUTE]), None, "no GPU");
+    }
+
+    #[tokio::test]
+    async fn without_a_gpu_nothing_is_read() {
+        let mut gpu = Gpu::default();
+        assert_eq!((gpu.look(false).await, gpu.reading.is_none()), ([0; 2], true));
+        // Where there is none, and while it is read.
+        assert_eq!((gpu.look(true).await, gpu.reading.is_some()), ([0; 2], true));
+        let (answer, held) = std::sync::mpsc::channel::<()>();
+        gpu.reading = Some(tokio::task::spawn_blocking(move || held.recv().ok().map(|()| [100, 30])));
+        assert_eq!(gpu.look(true).await, [0; 2]);
+        answer.send(()).unwrap();
+        while !gpu.reading.as_ref().unwrap().is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gpu.look(true).await, [70, 100]);
+    }
 }
