@@ -2,11 +2,14 @@
 //!
 //! Time is a number of steps here: whoever calls `step` says how far it has gone.
 
+mod look;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::look::{Look, confidence, without_outliers};
 use super::histogram::{Histogram, quantiles};
 use super::kinds;
 use super::queries::Row;
@@ -19,8 +22,6 @@ const CONFIDENCE: f64 = 0.95;
 const PLENTY: u64 = 10_000;
 /// Steps that are looked back at most: six of ten seconds.
 const WINDOWS: usize = 6;
-/// Samples that a judgement takes at least.
-const JUDGED: u64 = 20;
 /// Steps in a row for which there must be a higher level, or a lower one.
 const RISES: u32 = 2;
 const FALLS: u32 = 3;
@@ -29,12 +30,6 @@ const LASTS: u64 = 2;
 /// A level begins a bit below its factor, so that a doubling is surely seen, and ends well below.
 const BEGINS: f64 = 0.9;
 const ENDS: f64 = 0.7;
-/// What is not longer by this (nanoseconds) is no matter.
-const MATTERS: u64 = 1_000_000;
-/// The median must be this much above the baseline even where it is this many standard deviations lower: else it may be chance. Four,
-/// because many queries are looked at many times.
-const SURELY: f64 = 1.3;
-const SIGMAS: f64 = 4.0;
 /// How fast a baseline follows what is not remarkable.
 const FOLLOWS: f64 = 0.01;
 
@@ -157,7 +152,7 @@ impl Baselines {
             }
         }
         new.truncate(most);
-        self.make_room((self.observed.len() + new.len()).saturating_sub(most), step);
+        self.make_room((self.observed.len() + new.len()).saturating_sub(most), step, &mut found);
         for (subject, row) in new {
             self.observed.entry(subject).or_default().take(row, step);
         }
@@ -212,17 +207,21 @@ impl Baselines {
     }
 
     /// So many have to go: first those that have no row any longer, and of these first those of which nothing was learnt.
-    fn make_room(&mut self, wanted: usize, step: u64) {
+    fn make_room(&mut self, wanted: usize, step: u64, found: &mut Found) {
         if wanted == 0 {
             return;
         }
-        let worth =
-            |observed: &Observed| (observed.looked == step, observed.baseline.is_some(), observed.last);
+        let worth = |one: &Observed| (one.looked == step, one.level, one.baseline.is_some(), one.last);
         let mut all: Vec<_> =
             self.observed.iter().map(|(subject, one)| (worth(one), subject.clone())).collect();
         all.sort_unstable();
-        for (_, subject) in all.iter().take(wanted) {
-            self.observed.remove(subject);
+        for (_, subject) in all.into_iter().take(wanted) {
+            // Nobody would say that it is over.
+            if let Some(Observed { level: Some(_), baseline: Some(baseline), row, .. }) =
+                self.observed.remove(&subject)
+            {
+                found.changes.push(Change { subject, level: None, row, baseline, median: 0, factor: 0.0 });
+            }
         }
     }
 }
@@ -374,73 +373,6 @@ fn wanted(level: Option<Level>, factor: f64, surely: bool) -> Option<Level> {
     match level {
         Some(level) if Some(level) > new && factor >= level.factor() * ENDS => Some(level),
         _ => new,
-    }
-}
-
-/// What has come of late, compared with a baseline.
-struct Look {
-    steps: Steps,
-    median: u64,
-    factor: f64,
-    /// It is longer not by chance.
-    surely: bool,
-}
-
-impl Look {
-    /// The latest windows that have enough samples together; more of them if these are slow and too few to be sure. The first `counted`
-    /// ones are new; of those before only small ones are taken, which could not be looked at alone.
-    fn at(windows: &VecDeque<Steps>, usual: u64, counted: u64) -> Option<Self> {
-        let mut sum: BTreeMap<usize, u64> = BTreeMap::new();
-        let (mut samples, mut first) = (0, None);
-        for (age, window) in windows.iter().rev().enumerate() {
-            let own: u64 = window.iter().map(|(_, count)| count).sum();
-            if age as u64 >= counted && own >= JUDGED {
-                break;
-            }
-            for (at, count) in window {
-                *sum.entry(*at).or_default() += count;
-            }
-            samples += own;
-            if samples < JUDGED || own == 0 {
-                continue;
-            }
-            let look = Self::of(sum.iter().map(|(at, count)| (*at, *count)).collect(), samples, usual)?;
-            if look.surely || look.factor < Level::Info.factor() {
-                return Some(first.filter(|_| !look.surely).unwrap_or(look));
-            }
-            first.get_or_insert(look);
-        }
-        first
-    }
-
-    fn of(steps: Steps, samples: u64, usual: u64) -> Option<Self> {
-        let low = 0.5 - 0.5 * SIGMAS / (samples as f64).sqrt();
-        let [median, low] = quantiles(&steps, [0.5, low.max(0.0)])?;
-        let factor = median as f64 / usual.max(1) as f64;
-        let surely = low as f64 >= SURELY * usual as f64 && median.saturating_sub(usual) >= MATTERS;
-        Some(Self { steps, median, factor, surely })
-    }
-}
-
-/// Without what lies far outside of the middle half (Tukey's outer fence).
-fn without_outliers(steps: &[(usize, u64)]) -> Steps {
-    let Some([low, high]) = quantiles(steps, [0.25, 0.75]) else { return Steps::new() };
-    let reach = 3 * high.saturating_sub(low).max(high / 20);
-    let inside = |at: usize| {
-        let value = super::histogram::middle(at);
-        value <= high + reach && value + reach >= low
-    };
-    steps.iter().filter(|(at, _)| inside(*at)).copied().collect()
-}
-
-/// How sure the median is: 1 less half the width of its 95 % interval, as a share of it.
-fn confidence(steps: &[(usize, u64)], samples: u64) -> f64 {
-    let reach = 0.98 / (samples as f64).sqrt();
-    match quantiles(steps, [0.5 - reach, 0.5, 0.5 + reach]) {
-        Some([low, median, high]) if median > 0 => {
-            (1.0 - (high - low) as f64 / (2 * median) as f64).clamp(0.0, 1.0)
-        }
-        _ => 0.0,
     }
 }
 

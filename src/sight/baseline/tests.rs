@@ -272,3 +272,20 @@ fn many_texts_do_not_push_out_what_is_known() {
         assert_eq!(world.baselines.kept().len(), 1, "step {}", world.step);
     }
 }
+
+#[test]
+fn what_is_forgotten_is_slow_no_longer() {
+    let mut world = World::new(13);
+    (0..30).for_each(|_| drop(world.ten_seconds(100, 10.0, 0.2)));
+    assert_eq!(detect(&mut world, 100, 50.0, 0.2).unwrap().1, Some(Level::Critical));
+    for _ in 0..50 {
+        let name = world.random.u64(..);
+        world.statement = Arc::new(Statement::parse(&format!("MATCH (n:L{name}) RETURN n")));
+        world.ask(1.0, Answered::Neo4j);
+    }
+    // Others are asked, and there is no room for more.
+    let rows: Vec<_> = world.sight.top(usize::MAX, &Viewer::of_all()).split_off(1);
+    let found = world.baselines.step(world.step + 1, &rows, 50);
+    let levels: Vec<_> = found.changes.iter().map(|change| change.level).collect();
+    assert_eq!((levels, world.baselines.observed.len()), (vec![None], 50));
+}
