@@ -1,11 +1,12 @@
 //! Looks at everything now and then: what takes longer than usual, and whether Neo4j answers.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::alerts::{Alert, Alerts};
@@ -28,6 +29,8 @@ const WRITES: u64 = 60;
 pub(super) const MINUTE: usize = 60;
 /// Ticks in a row for which Neo4j must be silent, and must not.
 const SILENT: u32 = 5;
+/// How long the last writing may take.
+const LAST: Duration = Duration::from_secs(10);
 /// Bytes that a file of baselines may have.
 const LARGEST: u64 = 64 << 20;
 
@@ -39,7 +42,7 @@ pub(crate) async fn keep_watch(shared: Arc<Shared>, health: Arc<Health>, end: Ca
         tick: 0,
         step: 0,
         silent: 0,
-        written: None,
+        file: BaselineFile::default(),
         keeper: Keeper::default(),
         gpu: Gpu::default(),
     };
@@ -55,7 +58,7 @@ pub(crate) async fn keep_watch(shared: Arc<Shared>, health: Arc<Health>, end: Ca
     };
     let _ = end.run_until_cancelled(work).await;
     watchman.keeper.finish(&watchman.shared).await;
-    watchman.write().await;
+    watchman.finish().await;
 }
 
 /// How much of what there is was used in each second, the least of a minute: what passes by is no matter.
@@ -89,8 +92,7 @@ struct Watchman {
     step: u64,
     /// Ticks for which Neo4j has not answered.
     silent: u32,
-    /// What was written last.
-    written: Option<String>,
+    file: BaselineFile,
     keeper: Keeper,
     gpu: Gpu,
 }
@@ -186,18 +188,54 @@ impl Watchman {
     }
 
     async fn write(&mut self) {
-        let config = self.shared.config.load_full();
-        let Some(path) = config.sight.baseline_file.clone() else { return };
+        let Some(path) = self.shared.config.load().sight.baseline_file.clone() else { return };
         let kept = self.shared.sight.baselines.lock().kept();
-        let Ok(text) = serde_json::to_string(&kept) else { return };
-        if self.written.as_deref() == Some(&text) {
+        if let Ok(text) = serde_json::to_string(&kept) {
+            self.file.write(path, text).await;
+        }
+    }
+
+    /// Writes what there is, unless the disk hangs.
+    async fn finish(&mut self) {
+        let work = async {
+            self.file.settle().await;
+            self.write().await;
+            self.file.settle().await;
+        };
+        let _ = timeout(LAST, work).await;
+    }
+}
+
+/// The file that baselines are kept in.
+#[derive(Default)]
+struct BaselineFile {
+    /// What was written last.
+    written: Option<String>,
+    /// What is being written.
+    writing: Option<JoinHandle<Result<String, (PathBuf, std::io::Error)>>>,
+}
+
+impl BaselineFile {
+    /// Begins to write what is new. A disk that takes its time holds up nothing else: what comes meanwhile is written later.
+    async fn write(&mut self, path: PathBuf, text: String) {
+        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;
         }
-        let (content, place) = (text.clone(), path.clone());
-        let done = tokio::task::spawn_blocking(move || replace(&place, &content)).await;
-        match done {
-            Ok(Ok(())) => self.written = Some(text),
-            Ok(Err(error)) => tracing::warn!(
+        self.settle().await;
+        if self.written.as_deref() != Some(&text) {
+            self.writing = Some(tokio::task::spawn_blocking(move || match replace(&path, &text) {
+                Ok(()) => Ok(text),
+                Err(error) => Err((path, error)),
+            }));
+        }
+    }
+
+    /// Waits for what is being written.
+    async fn settle(&mut self) {
+        let Some(writing) = self.writing.take() else { return };
+        match writing.await {
+            Ok(Ok(text)) => self.written = Some(text),
+            Ok(Err((path, error))) => tracing::warn!(
                 %error,
                 path = %path.display(),
                 "sight.baseline_file cannot be written; give a path that Sidebolt may write to."
@@ -225,8 +263,15 @@ fn replace(path: &Path, content: &str) -> std::io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
-    std::fs::write(&new, content)?;
-    std::fs::rename(&new, path)
+    let written = std::fs::File::create(&new).and_then(|mut file| {
+        file.write_all(content.as_bytes())?;
+        file.sync_all()
+    });
+    if written.is_err() {
+        // Half of it only takes room.
+        let _ = std::fs::remove_file(&new);
+    }
+    written.and_then(|()| std::fs::rename(&new, path))
 }
 
 impl Sight {
@@ -315,5 +360,31 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(gpu.look(true).await, [70, 100]);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("baselines.json");
+        // It hangs until somebody reads.
+        let pipe = folder.path().join("baselines.json.new");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let mut file = BaselineFile::default();
+        for text in ["first", "second"] {
+            file.write(path.clone(), text.to_owned()).await;
+        }
+        assert!(!file.writing.as_ref().unwrap().is_finished() && file.written.is_none());
+        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(pipe));
+        assert_eq!(read.await.unwrap().unwrap(), "first");
+        file.settle().await;
+        // A pipe is no file; it goes on with what there is then.
+        file.write(path.clone(), "third".to_owned()).await;
+        file.settle().await;
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "third");
+        assert_eq!(file.written.as_deref(), Some("third"));
+        // A folder that is gone leaves nothing behind, and no word of it is believed to be written.
+        file.write(folder.path().join("gone/baselines.json"), "fourth".to_owned()).await;
+        file.settle().await;
+        assert_eq!(file.written.as_deref(), Some("third"));
     }
 }
