@@ -31,7 +31,7 @@ pub struct Gnn {
     #[serde(with = "SizeText")]
     #[schemars(extend("x-min" = "1MiB", "x-max" = "1024GiB"))]
     pub max_bytes: usize,
-    /// Rows that `CALL gnn.… YIELD …` may hand to the rest of the query.
+    /// Rows that `CALL gnn.… YIELD …` may hand to the rest of the query, where that does not work row by row.
     #[schemars(extend("x-min" = "1", "x-max" = "10000000"))]
     pub max_rows: usize,
     /// Calls that read or compute whole graphs at once; others wait their turn.

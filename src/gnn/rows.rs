@@ -1,5 +1,6 @@
 //! What a call gives: rows that become bytes when they are fetched, or a statement that Neo4j runs.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bolt_wire::Tag;
@@ -128,6 +129,11 @@ impl Rows {
         Self::new(Source::Table(rows))
     }
 
+    /// A table of which all columns are wanted.
+    pub(crate) fn all_of(rows: Vec<Vec<Value>>, columns: usize) -> Self {
+        Self { wanted: (0..columns).collect(), ..Self::table(rows) }
+    }
+
     /// Chooses columns.
     pub(crate) fn want(&mut self, all: &[Column], columns: &[(&'static Column, String)]) {
         let place = |wanted: &Column| all.iter().position(|column| column.name == wanted.name);
@@ -181,16 +187,21 @@ impl Rows {
 
     /// The statement that runs the rest of a query over these rows, and the parameter that it needs.
     pub(crate) fn continued(&self, names: &[&str], rest: &str) -> (String, (&'static str, BytesMut)) {
-        let mut rows = BytesMut::new();
-        encode::list_header(self.len(), &mut rows);
-        (0..self.len()).for_each(|row| self.put_row(row, &mut rows));
-        let columns: Vec<String> = names
-            .iter()
-            .enumerate()
-            .map(|(at, name)| format!("__gnnRow[{at}] AS {}", escaped(name)))
-            .collect();
-        let text = format!("UNWIND ${PARAMETER} AS __gnnRow WITH {} {rest}", columns.join(", "));
-        (text, (PARAMETER, rows))
+        (statement(names, rest), self.parameter(0..self.len()))
+    }
+
+    /// The parameter with the next rows, at most so many.
+    pub(crate) fn next(&mut self, most: usize) -> (&'static str, BytesMut) {
+        let from = self.at;
+        self.skip(most as u64);
+        self.parameter(from..self.at)
+    }
+
+    fn parameter(&self, rows: Range<usize>) -> (&'static str, BytesMut) {
+        let mut list = BytesMut::new();
+        encode::list_header(rows.len(), &mut list);
+        rows.for_each(|row| self.put_row(row, &mut list));
+        (PARAMETER, list)
     }
 
     /// About how many bytes a row has on its way.
@@ -204,6 +215,13 @@ impl Rows {
             }
         }
     }
+}
+
+/// The statement that runs the rest of a query over rows with columns of these names.
+pub(crate) fn statement(names: &[&str], rest: &str) -> String {
+    let columns: Vec<String> =
+        names.iter().enumerate().map(|(at, name)| format!("__gnnRow[{at}] AS {}", escaped(name))).collect();
+    format!("UNWIND ${PARAMETER} AS __gnnRow WITH {} {rest}", columns.join(", "))
 }
 
 impl Statement {
