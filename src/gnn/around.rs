@@ -26,7 +26,7 @@ pub(super) struct Found {
     pub(super) nodes: Nodes,
     /// Who is heard by whom.
     pub(super) pairs: Vec<(i64, i64)>,
-    /// What was read and is not kept yet, or not for long.
+    /// What was read and is not kept yet.
     pub(super) read: Parts,
     pub(super) reserved: Reserved,
 }
@@ -132,12 +132,7 @@ impl Around<'_> {
         let (kept, mut found) = (self.view.kept(), self.found.lock());
         for id in nodes {
             match kept.as_ref().and_then(|kept| kept.get(*id, what)) {
-                Some((part, goes)) => {
-                    take(&mut found, *id, part)?;
-                    if goes {
-                        found.read.put(*id, what, part);
-                    }
-                }
+                Some(part) => take(&mut found, *id, part)?,
                 None => missing.push(*id),
             }
         }

@@ -41,7 +41,7 @@ pub(super) struct Parts {
 
 impl Parts {
     /// A part that is there.
-    fn get(&self, node: i64, what: What) -> Option<&[u8]> {
+    pub(super) fn get(&self, node: i64, what: What) -> Option<&[u8]> {
         let (start, end) = *self.places.get(&(node, what))?;
         self.bytes.get(start..end)
     }
@@ -66,6 +66,16 @@ impl Parts {
         self.bytes() + self.more(part) + BESIDE * places
     }
 
+    /// Adds some of others, as long as all do not take more than so many bytes. Who comes first stays: a state does not last for long.
+    fn add(&mut self, others: &Self, some: &[(i64, What)], most: usize) {
+        for (node, what) in some {
+            let part = others.get(*node, *what).filter(|_| self.get(*node, *what).is_none());
+            if let Some(part) = part.filter(|part| self.bytes_with(part) <= most) {
+                self.put(*node, *what, part);
+            }
+        }
+    }
+
     /// True if there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.places.is_empty()
@@ -77,40 +87,6 @@ impl Parts {
     }
 }
 
-/// Parts of the same state. What is not asked for while half of the bytes fill up goes.
-#[derive(Debug, Default)]
-pub(super) struct Table {
-    young: Parts,
-    old: Parts,
-}
-
-impl Table {
-    /// A part, and whether it is about to go.
-    pub(super) fn get(&self, node: i64, what: What) -> Option<(&[u8], bool)> {
-        let young = self.young.get(node, what).map(|part| (part, false));
-        young.or_else(|| self.old.get(node, what).map(|part| (part, true)))
-    }
-
-    /// Some more of these, of which so many bytes may be kept.
-    fn add(&mut self, parts: &Parts, some: &[(i64, What)], most: usize) {
-        for (node, what) in some {
-            let Some(part) = parts.get(*node, *what).filter(|part| part.len() <= most / 8) else { continue };
-            if self.young.bytes_with(part) > most / 2 {
-                self.old = std::mem::take(&mut self.young);
-            }
-            self.young.put(*node, *what, part);
-        }
-        // So little may be kept that one part is too much.
-        if self.young.bytes() > most / 2 {
-            self.young = Parts::default();
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        self.young.bytes() + self.old.bytes()
-    }
-}
-
 /// Whose, and which statements read it.
 type Key = (Owner, Box<str>);
 
@@ -119,7 +95,7 @@ struct State {
     stamp: Stamp,
     began: Instant,
     used: Mutex<Instant>,
-    table: RwLock<Table>,
+    parts: RwLock<Parts>,
 }
 
 /// All that is kept.
@@ -154,7 +130,7 @@ impl Vicinities {
 
     /// Bytes that are kept.
     pub(crate) fn bytes(&self) -> usize {
-        self.states.lock().values().map(|state| state.table.read().bytes()).sum()
+        self.states.lock().values().map(|state| state.parts.read().bytes()).sum()
     }
 
     /// What is kept of what this is made of, if it is still so.
@@ -197,7 +173,7 @@ impl Vicinities {
         // Thousands of parts: work for another thread.
         let _ = blocking(move || {
             let all: Vec<(i64, What)> = read.places.keys().copied().collect();
-            all.chunks(AT_A_TIME).for_each(|some| state.table.write().add(&read, some, most));
+            all.chunks(AT_A_TIME).for_each(|some| state.parts.write().add(&read, some, most));
         })
         .await;
         self.shrink(most);
@@ -206,7 +182,7 @@ impl Vicinities {
     /// A state that begins now.
     fn begin(&self, key: Key, stamp: Stamp) -> Arc<State> {
         let now = Instant::now();
-        let state = State { stamp, began: now, used: Mutex::new(now), table: RwLock::default() };
+        let state = State { stamp, began: now, used: Mutex::new(now), parts: RwLock::default() };
         let state = Arc::new(state);
         self.states.lock().insert(key, Arc::clone(&state));
         state
@@ -217,7 +193,7 @@ impl Vicinities {
         let mut states = self.states.lock();
         let mut all: Vec<(Instant, Key, usize)> = states
             .iter()
-            .map(|(key, state)| (*state.used.lock(), key.clone(), state.table.read().bytes()))
+            .map(|(key, state)| (*state.used.lock(), key.clone(), state.parts.read().bytes()))
             .collect();
         all.sort_unstable_by_key(|(used, ..)| *used);
         let mut bytes: usize = all.iter().map(|(.., bytes)| bytes + size_of::<State>()).sum();
@@ -238,9 +214,9 @@ impl Vicinities {
 
 impl View {
     /// What is kept, if anything is.
-    pub(super) fn kept(&self) -> Option<RwLockReadGuard<'_, Table>> {
+    pub(super) fn kept(&self) -> Option<RwLockReadGuard<'_, Parts>> {
         match &self.since {
-            Since::Known(state) => Some(state.table.read()),
+            Since::Known(state) => Some(state.parts.read()),
             _ => None,
         }
     }
@@ -255,34 +231,22 @@ impl View {
 mod tests {
     use super::*;
 
-    fn parts(nodes: std::ops::Range<i64>) -> Parts {
-        let mut parts = Parts::default();
-        nodes.for_each(|node| parts.put(node, What::Features, &node.to_be_bytes()));
-        parts
-    }
-
     #[test]
-    fn what_is_not_asked_for_goes_and_there_is_never_too_much() {
-        let most = 200_000;
-        let mut table = Table::default();
-        for round in 0..50 {
-            let some: Vec<_> = (round * 100..(round + 1) * 100).map(|node| (node, What::Features)).collect();
-            table.add(&parts(round * 100..(round + 1) * 100), &some, most);
-            assert!(table.bytes() <= most, "{} of {most}", table.bytes());
-            let last = round * 100 + 99;
-            assert_eq!(table.get(last, What::Features), Some((&last.to_be_bytes()[..], false)));
-            assert_eq!(table.get(last, What::Neighbours { along: 0, most: 5 }), None);
+    fn who_comes_first_stays_and_there_is_never_too_much() {
+        let (most, mut kept, mut read) = (200_000, Parts::default(), Parts::default());
+        (0..20_000i64).for_each(|node| read.put(node, What::Features, &node.to_be_bytes()));
+        let all: Vec<_> = (0..20_000).map(|node| (node, What::Features)).collect();
+        for some in all.chunks(512) {
+            kept.add(&read, some, most);
+            assert!(kept.bytes() <= most, "{} of {most}", kept.bytes());
         }
-        assert_eq!(table.get(0, What::Features), None);
-        let older = (0..5000).filter(|node| table.get(*node, What::Features).is_some_and(|(_, goes)| goes));
-        assert!(older.count() >= 100);
-    }
-
-    #[test]
-    fn a_part_larger_than_all_that_may_be_kept_is_not_kept() {
-        let (mut table, mut parts) = (Table::default(), Parts::default());
-        parts.put(7, What::Features, &[0; 5000]);
-        table.add(&parts, &[(7, What::Features)], 8000);
-        assert_eq!((table.get(7, What::Features), table.bytes()), (None, 0));
+        let there = |node: &i64| kept.get(*node, What::Features) == Some(&node.to_be_bytes()[..]);
+        let first = (0..20_000).take_while(there).count();
+        assert!(first > 1000 && !(first as i64..20_000).any(|node| there(&node)), "{first}");
+        assert_eq!(kept.get(0, What::Neighbours { along: 0, most: 5 }), None);
+        // What is there already takes no more.
+        let before = kept.bytes.len();
+        kept.add(&read, &all, most);
+        assert_eq!(kept.bytes.len(), before);
     }
 }
