@@ -15,8 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::Health;
 use crate::cache::Scope;
+use crate::openmetrics;
 use crate::session::{Pin, Shared};
 
 /// The dashboard.
@@ -95,7 +98,7 @@ async fn page() -> Response {
     (head, PAGE).into_response()
 }
 
-async fn metrics(State(context): State<Context>) -> Response {
+async fn metrics(State(context): State<Context>, headers: HeaderMap) -> Response {
     let shared = &context.shared;
     let metrics = &shared.metrics;
     metrics.clients.set(shared.registry.len() as i64);
@@ -129,7 +132,13 @@ async fn metrics(State(context): State<Context>) -> Response {
     for (role, count) in shared.upstream.members() {
         metrics.routing_members.with_label_values(&[role.name()]).set(count as i64);
     }
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.expose()).into_response()
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (kind, text) = if openmetrics::is_wanted(accept) {
+        (openmetrics::CONTENT_TYPE, metrics.expose_openmetrics())
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", metrics.expose())
+    };
+    ([(CONTENT_TYPE, kind), (VARY, "accept")], text).into_response()
 }
 
 async fn ready(State(context): State<Context>) -> Response {

@@ -20,6 +20,7 @@ pub mod listener;
 pub mod logging;
 mod matching;
 mod metrics;
+mod openmetrics;
 pub mod report;
 pub mod run;
 mod session;

@@ -14,10 +14,18 @@ use crate::cache::CacheMetrics;
 use crate::coalesce::CoalesceMetrics;
 use crate::gnn::GnnMetrics;
 use crate::guard::GuardMetrics;
+use crate::openmetrics::{self, Exemplars};
 use crate::sight::SightMetrics;
 
 /// Distinct Neo4j codes that get their own label value; the servers know about 200.
 const CODES: usize = 300;
+/// The histogram whose buckets name traces.
+const TRACED: &str = "sidebolt_exchange_seconds";
+/// Its buckets, and those of all other times.
+const SECONDS: [f64; 19] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
+];
 
 /// All metrics of one Sidebolt. Gauges are set when they are read.
 pub(crate) struct Metrics {
@@ -90,6 +98,8 @@ pub(crate) struct Metrics {
     pub(crate) sight: SightMetrics,
     /// Requests that were traced.
     pub(crate) traced: IntCounter,
+    /// Their traces, by how long they took.
+    pub(crate) exemplars: Exemplars,
     /// Posts of their spans.
     pub(crate) trace_posts: IntCounterVec,
 }
@@ -134,11 +144,7 @@ impl Builder {
     }
 
     pub(crate) fn seconds(&mut self, name: &str, help: &str) -> Histogram {
-        let buckets = [
-            0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-            1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-        ];
-        self.histogram(name, help, buckets.to_vec())
+        self.histogram(name, help, SECONDS.to_vec())
     }
 
     pub(crate) fn float_counter(&mut self, name: &str, help: &str) -> Counter {
@@ -168,7 +174,7 @@ impl Metrics {
             records: b.counter("sidebolt_records_total", "Records relayed to clients."),
             bytes_to_clients: b.counter("sidebolt_bytes_to_clients_total", "Bytes relayed from Neo4j to clients."),
             bytes_from_clients: b.counter("sidebolt_bytes_from_clients_total", "Bytes read from clients."),
-            exchange_seconds: b.seconds("sidebolt_exchange_seconds", "Time from an exchange's first request to its last answer, waiting included."),
+            exchange_seconds: b.seconds(TRACED, "Time from an exchange's first request to its last answer, waiting included."),
             upstream_seconds: b.seconds("sidebolt_upstream_seconds", "Time for which an exchange held an upstream connection."),
             noops: b.counter("sidebolt_noops_total", "NOOPs sent to clients that wait for a connection."),
             pinned: b.gauges("sidebolt_pinned_connections", "Upstream connections held by clients, by reason: running (an answer is due), result (an auto-commit result is not read to its end), transaction (open, between requests).", &["reason"]),
@@ -193,6 +199,7 @@ impl Metrics {
             sight: SightMetrics::new(&mut b),
             traced: b.counter("sidebolt_traced_requests_total", "Requests that were chosen to be traced (telemetry.otlp)."),
             trace_posts: b.counters("sidebolt_trace_posts_total", "Posts of spans to the collector (telemetry.otlp.endpoint), by outcome (success, failure).", &["outcome"]),
+            exemplars: Exemplars::new(TRACED, &SECONDS),
             codes: Mutex::default(),
             reference: b.reference,
             registry: b.registry,
@@ -251,6 +258,11 @@ impl Metrics {
         // Writing to a vector does not fail; a metric that cannot be encoded would be a bug that the tests see.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut out);
         String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// The same in OpenMetrics' format, with traces.
+    pub(crate) fn expose_openmetrics(&self) -> String {
+        openmetrics::encode(&self.registry.gather(), &self.exemplars)
     }
 
     /// The table of all metrics in Markdown, as the README has it.

@@ -148,6 +148,13 @@ struct State {
     reason: String,
 }
 
+/// Bytes of the GPU's memory, in all and free; `None` where none can compute. Cheaper than [`devices`].
+#[must_use]
+pub fn gpu_memory() -> Option<[u64; 2]> {
+    let gpu = gpu();
+    (gpu.usable && gpu.memory_total > 0).then_some([gpu.memory_total, gpu.memory_free])
+}
+
 fn find(library: Option<&Path>) -> Result<Arc<Library>, String> {
     let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(LIBRARY)));
     let places = match library {
@@ -228,6 +235,7 @@ mod tests {
         assert!(device.threads >= 1 && !device.name.is_empty());
         let error = open(Choice::Cuda).unwrap_err().to_string();
         assert!(error.starts_with("`device`: cuda cannot be used: "), "{error}");
+        assert_eq!(gpu_memory(), None);
         assert_eq!(devices().iter().map(|device| device.usable).collect::<Vec<_>>(), [false, true]);
     }
 

@@ -30,7 +30,7 @@ mod train;
 pub use adapt::{Adapt, adapt};
 pub use cancel::Cancel;
 pub use csr::{Csr, Orientation};
-pub use device::{Choice, Device, DeviceKind, devices, open, open_with};
+pub use device::{Choice, Device, DeviceKind, devices, gpu_memory, open, open_with};
 pub use error::Error;
 pub use fastrp::FastRp;
 pub use matrix::Matrix;

@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 
 use super::Context;
@@ -28,8 +29,9 @@ const MOST: usize = 10_000;
 const SECONDS: usize = 300;
 /// Pages that may listen at once.
 const LISTENERS: usize = 32;
-/// Bytes that a page may be behind before it is left.
+/// Bytes that a page may be behind, and how long it may be so before it is left.
 const BEHIND: usize = 1 << 20;
+const STALLED: Duration = Duration::from_secs(30);
 
 /// The routes, all under `/api`.
 pub(super) fn routes() -> Router<Context> {
@@ -192,28 +194,53 @@ async fn live(State(context): State<Context>) -> Response {
         let error = format!("{LISTENERS} pages listen already; close one of them");
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": error }))).into_response();
     };
-    let (mut writer, reader) = tokio::io::duplex(BEHIND);
+    let (writer, reader) = tokio::io::duplex(BEHIND);
     let stop = context.stop.clone();
     tokio::spawn(async move {
-        let mut every = tokio::time::interval(Duration::from_secs(1));
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let work = async {
-            loop {
-                every.tick().await;
-                let event = format!("data: {}\n\n", overview(&context));
-                if writer.write_all(event.as_bytes()).await.is_err() {
-                    break;
-                }
-            }
-        };
-        let _ = stop.run_until_cancelled(work).await;
+        let events = send(writer, || format!("data: {}\n\n", overview(&context)));
+        let _ = stop.run_until_cancelled(events).await;
         drop(place);
     });
     let head = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     (head, Body::from_stream(ReaderStream::new(reader))).into_response()
 }
 
+/// Sends an event each second, until its page is gone or has read nothing for long.
+async fn send(mut writer: impl AsyncWrite + Unpin, mut event: impl FnMut() -> String) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        every.tick().await;
+        if !matches!(timeout(STALLED, writer.write_all(event().as_bytes())).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
 /// How many pages may listen at once.
 pub(super) fn listeners() -> std::sync::Arc<tokio::sync::Semaphore> {
     std::sync::Arc::new(tokio::sync::Semaphore::new(LISTENERS))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_does_not_read_is_left() {
+        let hour = Duration::from_secs(3600);
+        let event = || "data: {}\n\n".to_owned();
+        let (writer, _reader) = tokio::io::duplex(64);
+        assert_eq!(timeout(hour, send(writer, event)).await, Ok(()));
+        // One that reads is not, and one that is gone is.
+        let (writer, mut reader) = tokio::io::duplex(64);
+        let events = tokio::spawn(timeout(hour, send(writer, event)));
+        let mut read = [0; 1000];
+        reader.read_exact(&mut read).await.unwrap();
+        assert!(read.starts_with(b"data: {}\n\ndata: {}\n\n") && !events.is_finished());
+        drop(reader);
+        assert_eq!(events.await.unwrap(), Ok(()));
+    }
 }

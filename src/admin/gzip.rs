@@ -30,7 +30,7 @@ pub(super) async fn gzip(request: Request, next: Next) -> Response {
     {
         return response;
     }
-    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    response.headers_mut().append(VARY, HeaderValue::from_static("accept-encoding"));
     if !wanted {
         return response;
     }

@@ -49,7 +49,7 @@ pub struct Gnn {
     pub models: Option<PathBuf>,
     /// The model that is meant where a call names none.
     pub model: Option<String>,
-    /// Bytes of embeddings that are kept, those of nodes asked for one by one.
+    /// Bytes of embeddings that are kept, those of nodes asked for one by one; and as many of what calls without a graph have read.
     #[serde(with = "SizeText")]
     #[schemars(extend("x-min" = "0", "x-max" = "64GiB"))]
     pub cache_bytes: usize,

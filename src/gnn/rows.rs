@@ -96,7 +96,7 @@ impl Embeddings {
         match column {
             0 => encode::integer(self.id(row), out),
             1 => encode::string(&self.graph.element_id(self.id(row)), out),
-            _ if self.vectors => put_vector(self.matrix.row(row), out),
+            _ if self.vectors => put_vector(self.matrix.row(row).iter().copied(), out),
             _ => put_list(self.matrix.row(row), out),
         }
     }
@@ -112,10 +112,10 @@ pub(crate) fn put_list(numbers: &[f32], out: &mut BytesMut) {
 }
 
 /// Numbers as a vector of 32-bit floats.
-fn put_vector(numbers: &[f32], out: &mut BytesMut) {
+pub(crate) fn put_vector(numbers: impl Iterator<Item = f32>, out: &mut BytesMut) {
     encode::struct_header(0x56, 2, out);
     encode::bytes(&[0xC6], out);
-    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+    let bytes: Vec<u8> = numbers.flat_map(f32::to_be_bytes).collect();
     encode::bytes(&bytes, out);
 }
 
@@ -281,7 +281,7 @@ mod tests {
         put_list(&[1.5, -0.25], &mut out);
         assert_eq!(Value::decode(&out).unwrap(), Value::List(vec![Value::Float(1.5), Value::Float(-0.25)]));
         out.clear();
-        put_vector(&[1.5], &mut out);
+        put_vector([1.5].into_iter(), &mut out);
         assert_eq!(out.as_ref(), [0xB2, 0x56, 0xCC, 1, 0xC6, 0xCC, 4, 0x3F, 0xC0, 0, 0]);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::baseline::{Change, Level};
@@ -38,7 +38,7 @@ const BELIEVED: u64 = 240_000;
 /// Something that is or was wrong.
 #[derive(Clone, Debug)]
 pub(crate) struct Alert {
-    /// What it is about: `slowdown`, `upstream`, `memory`, ….
+    /// What it is about: `slowdown`, `upstream`, `memory`, `gpu_memory`, ….
     pub(crate) kind: &'static str,
     pub(crate) level: Level,
     pub(crate) message: String,
@@ -60,12 +60,17 @@ pub(crate) struct Query {
     pub(crate) plan: Option<PlanKey>,
 }
 
+/// An alert that has begun, ended or changed its level, and when.
+type News = (Instant, Alert);
+/// The channels that it is sent by.
+type Queues = [(&'static str, mpsc::Sender<Alert>); 2];
+
 /// All of them.
 pub(crate) struct Alerts {
     active: Mutex<BTreeMap<String, Alert>>,
     past: Mutex<VecDeque<Alert>>,
-    news: mpsc::Sender<Alert>,
-    heard: Mutex<Option<mpsc::Receiver<Alert>>>,
+    news: mpsc::Sender<News>,
+    heard: Mutex<Option<mpsc::Receiver<News>>>,
 }
 
 impl Default for Alerts {
@@ -87,9 +92,10 @@ impl Alerts {
         let news = match state {
             Some(mut alert) => {
                 alert.since = ended.map_or(alert.since, |ended| ended.since);
-                if active.len() < ACTIVE {
-                    active.insert(id, alert.clone());
+                if !has_room(&mut active, alert.level) {
+                    return;
                 }
+                active.insert(id, alert.clone());
                 Some(alert)
             }
             None => ended.map(|mut alert| {
@@ -105,7 +111,7 @@ impl Alerts {
         drop(active);
         if let Some(news) = news {
             // Who cannot keep up misses some; the state is shown all the same.
-            let _ = self.news.try_send(news);
+            let _ = self.news.try_send((Instant::now(), news));
         }
     }
 
@@ -125,6 +131,7 @@ impl Alerts {
         let what = match kind {
             "memory" => "of this host's memory",
             "cpu" => "of this host's cores",
+            "gpu_memory" => "of the GPU's memory (by this process and others)",
             "files" => "of the files that this process may open",
             _ => "of the connections to Neo4j (pool.max_connection_pool_size)",
         };
@@ -240,49 +247,101 @@ impl Query {
     }
 }
 
+/// Whether one more of this level may be active. What is less bad makes room.
+fn has_room(active: &mut BTreeMap<String, Alert>, level: Level) -> bool {
+    if active.len() < ACTIVE {
+        return true;
+    }
+    let least = active.iter().min_by_key(|(_, alert)| (alert.level, std::cmp::Reverse(alert.since)));
+    let Some(least) = least.filter(|(_, alert)| alert.level < level).map(|(id, _)| id.clone()) else {
+        return false;
+    };
+    active.remove(&least).is_some()
+}
+
 fn capital(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Tells what is new, until the end.
+/// Tells what is new, until the end. Each channel has a queue of its own: one that hangs holds up no other.
 pub(crate) async fn keep_telling(shared: Arc<Shared>, end: CancellationToken) {
-    let Some(mut heard) = shared.sight.alerts.heard.lock().take() else { return };
+    let Some(heard) = shared.sight.alerts.heard.lock().take() else { return };
+    let (webhook, letters) = mpsc::channel(NEWS);
+    let (alertmanager, notices) = mpsc::channel(NEWS);
+    let queues = [("webhook", webhook), ("alertmanager", alertmanager)];
     let work = async {
-        let mut again = tokio::time::interval(AGAIN);
-        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                Some(alert) = heard.recv() => tell(&shared, &alert).await,
-                _ = again.tick() => {
-                    let (active, _) = shared.sight.alerts.all();
-                    to_alertmanager(&shared, &active).await;
-                }
-            }
-        }
+        tokio::join!(hear(&shared, heard, &queues), post_each(&shared, letters), post_all(&shared, notices))
     };
     let _ = end.run_until_cancelled(work).await;
 }
 
-async fn tell(shared: &Shared, alert: &Alert) {
-    // Why is as important as that.
-    if let Some(plan) = alert.query.as_ref().and_then(|query| query.plan.as_ref()) {
-        let until = Instant::now() + PLAN;
-        while shared.sight.slow.is_due(plan) && Instant::now() < until {
-            tokio::time::sleep(PAUSE).await;
+/// Takes what is new. Why is as important as that: what has a plan waits for it, and nothing else does.
+async fn hear(shared: &Shared, mut heard: mpsc::Receiver<News>, queues: &Queues) {
+    let mut unexplained: VecDeque<News> = VecDeque::new();
+    loop {
+        let news = if unexplained.is_empty() {
+            heard.recv().await
+        } else {
+            timeout(PAUSE, heard.recv()).await.unwrap_or_default()
+        };
+        match news {
+            Some((_, alert)) if plan(&alert).is_none() => tell(shared, &alert, queues),
+            Some(news) => unexplained.push_back(news),
+            None if heard.is_closed() => return,
+            None => {}
+        }
+        while let Some((since, alert)) = unexplained.pop_front() {
+            let due = plan(&alert).is_some_and(|plan| shared.sight.slow.is_due(plan));
+            if due && since.elapsed() < PLAN {
+                unexplained.push_front((since, alert));
+                break;
+            }
+            tell(shared, &alert, queues);
         }
     }
+}
+
+fn plan(alert: &Alert) -> Option<&PlanKey> {
+    alert.query.as_ref()?.plan.as_ref()
+}
+
+fn tell(shared: &Shared, alert: &Alert, queues: &Queues) {
     alert.log(&shared.sight);
     shared.metrics.sight.alerts.with_label_values(&[alert.kind, alert.level.word()]).inc();
-    let config = shared.config.load_full();
-    if let Some(url) = &config.sight.webhook {
-        let sent = match Target::parse(url) {
+    let config = shared.config.load();
+    let wanted = [config.sight.webhook.is_some(), config.sight.alertmanager.is_some()];
+    for ((channel, queue), wanted) in queues.iter().zip(wanted) {
+        if wanted && queue.try_send(alert.clone()).is_err() {
+            count(shared, channel, Err(format!("{NEWS} alerts wait already")));
+        }
+    }
+}
+
+/// Posts alerts to the webhook, one by one.
+async fn post_each(shared: &Shared, mut letters: mpsc::Receiver<Alert>) {
+    while let Some(alert) = letters.recv().await {
+        let Some(url) = shared.config.load().sight.webhook.clone() else { continue };
+        let sent = match Target::parse(&url) {
             Ok(target) => target.post(&alert.json(&shared.sight).to_string()).await,
             Err(reason) => Err(reason),
         };
         count(shared, "webhook", sent);
     }
-    to_alertmanager(shared, std::slice::from_ref(alert)).await;
+}
+
+/// Posts alerts to Alertmanager, and now and then again what is still wrong.
+async fn post_all(shared: &Shared, mut notices: mpsc::Receiver<Alert>) {
+    let mut again = tokio::time::interval(AGAIN);
+    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut alerts = Vec::new();
+        tokio::select! {
+            _ = notices.recv_many(&mut alerts, NEWS) => {}
+            _ = again.tick() => alerts = shared.sight.alerts.all().0,
+        }
+        to_alertmanager(shared, &alerts).await;
+    }
 }
 
 async fn to_alertmanager(shared: &Shared, alerts: &[Alert]) {
@@ -321,5 +380,38 @@ mod tests {
         let (warning, critical) = (Some(Level::Warning), Some(Level::Critical));
         assert_eq!(seen, [None, warning, warning, warning, None, critical, critical, warning, None]);
         assert_eq!(alerts.all().1.len(), 2);
+    }
+
+    #[test]
+    fn many_alerts_leave_room_for_what_is_worse() {
+        let alerts = Alerts::default();
+        let mut heard = alerts.heard.lock().take().unwrap();
+        let alert = |level| Alert {
+            kind: "slowdown",
+            level,
+            message: String::new(),
+            since: 0,
+            until: None,
+            query: None,
+        };
+        for nth in 0..ACTIVE + 10 {
+            alerts.set(format!("{nth}"), 1, Some(alert(Level::Warning)));
+        }
+        assert_eq!(alerts.all().0.len(), ACTIVE);
+        while heard.try_recv().is_ok() {}
+        // Looked at each second, it is told once.
+        for now in 0..3 {
+            alerts.set("upstream".to_owned(), now, Some(alert(Level::Emergency)));
+            alerts.set("late".to_owned(), now, Some(alert(Level::Warning)));
+        }
+        assert_eq!(heard.try_recv().unwrap().1.level, Level::Emergency);
+        assert!(heard.try_recv().is_err());
+        let (active, _) = alerts.all();
+        assert_eq!(
+            (active.len(), active[0].level, active[1].level),
+            (ACTIVE, Level::Emergency, Level::Warning)
+        );
+        alerts.set("upstream".to_owned(), 4, None);
+        assert!(heard.try_recv().unwrap().1.until.is_some());
     }
 }

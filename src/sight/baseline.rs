@@ -2,11 +2,14 @@
 //!
 //! Time is a number of steps here: whoever calls `step` says how far it has gone.
 
+mod look;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::look::{Look, confidence, without_outliers};
 use super::histogram::{Histogram, quantiles};
 use super::kinds;
 use super::queries::Row;
@@ -19,20 +22,14 @@ const CONFIDENCE: f64 = 0.95;
 const PLENTY: u64 = 10_000;
 /// Steps that are looked back at most: six of ten seconds.
 const WINDOWS: usize = 6;
-/// Samples that a judgement takes at least.
-const JUDGED: u64 = 20;
-/// Steps in a row that a new level must hold, and an old one must not.
+/// Steps in a row for which there must be a higher level, or a lower one.
 const RISES: u32 = 2;
 const FALLS: u32 = 3;
 /// Steps for which a kind of operations must be slow, so that its queries are found out first.
-const LASTS: u64 = 3;
+const LASTS: u64 = 2;
 /// A level begins a bit below its factor, so that a doubling is surely seen, and ends well below.
 const BEGINS: f64 = 0.9;
 const ENDS: f64 = 0.7;
-/// What is not longer by this (nanoseconds) is no matter.
-const MATTERS: u64 = 1_000_000;
-/// The lower part of what was measured must be this much above the baseline too: else it may be chance.
-const SURELY: f64 = 1.3;
 /// How fast a baseline follows what is not remarkable.
 const FOLLOWS: f64 = 0.01;
 
@@ -104,16 +101,17 @@ pub(crate) struct Observed {
     /// What the last look came to: the median, and how many times the baseline that is.
     pub(crate) now: Option<(u64, f64)>,
     pub(crate) level: Option<Level>,
-    /// The step with which the level began.
+    /// The step with which it became slow.
     pub(crate) since: u64,
     /// The row that was counted last, and what it had then.
     row: Option<Arc<Row>>,
     seen: BTreeMap<usize, u32>,
     windows: VecDeque<Steps>,
     learning: BTreeMap<usize, u64>,
-    /// The level that the last looks would have it have, and how many did.
-    pending: (Option<Level>, u32),
+    pending: Pending,
+    /// The last step with which there were requests, and a row.
     last: u64,
+    looked: u64,
 }
 
 /// A level has begun or ended.
@@ -145,13 +143,18 @@ impl Baselines {
     /// Looks at what the rows have got since the last step. `most`: how many queries may be observed.
     pub(crate) fn step(&mut self, step: u64, rows: &[Arc<Row>], most: usize) -> Found {
         let mut found = Found::default();
+        let mut new = Vec::new();
         for row in rows {
             let subject = row.subject();
-            if self.observed.len() >= most && !self.observed.contains_key(&subject) {
-                self.forget_one();
+            match self.observed.get_mut(&subject) {
+                Some(observed) => observed.take(row, step),
+                None => new.push((subject, row)),
             }
-            let observed = self.observed.entry(subject.clone()).or_default();
-            observed.take(row, step);
+        }
+        new.truncate(most);
+        self.make_room((self.observed.len() + new.len()).saturating_sub(most), step, &mut found);
+        for (subject, row) in new {
+            self.observed.entry(subject).or_default().take(row, step);
         }
         for (subject, observed) in &mut self.observed {
             observed.judge(subject, step, &mut found);
@@ -163,7 +166,7 @@ impl Baselines {
     pub(crate) fn kinds(&self, step: u64) -> Vec<(Subject, Option<Change>)> {
         let is_kind = |subject: &Subject| kinds::name(subject.0).is_some();
         let explained = self.observed.iter().any(|(subject, observed)| {
-            !is_kind(subject) && (observed.level.is_some() || observed.pending.0.is_some())
+            !is_kind(subject) && (observed.level.is_some() || observed.pending.level.is_some())
         });
         let slow = |subject: &Subject, observed: &Observed| {
             let level = observed.level.filter(|level| *level > Level::Info)?;
@@ -203,11 +206,22 @@ impl Baselines {
         }
     }
 
-    /// The one that was not seen for longest makes room.
-    fn forget_one(&mut self) {
-        let oldest = self.observed.iter().min_by_key(|(_, observed)| observed.last);
-        if let Some(subject) = oldest.map(|(subject, _)| subject.clone()) {
-            self.observed.remove(&subject);
+    /// So many have to go: first those that have no row any longer, and of these first those of which nothing was learnt.
+    fn make_room(&mut self, wanted: usize, step: u64, found: &mut Found) {
+        if wanted == 0 {
+            return;
+        }
+        let worth = |one: &Observed| (one.looked == step, one.level, one.baseline.is_some(), one.last);
+        let mut all: Vec<_> =
+            self.observed.iter().map(|(subject, one)| (worth(one), subject.clone())).collect();
+        all.sort_unstable();
+        for (_, subject) in all.into_iter().take(wanted) {
+            // Nobody would say that it is over.
+            if let Some(Observed { level: Some(_), baseline: Some(baseline), row, .. }) =
+                self.observed.remove(&subject)
+            {
+                found.changes.push(Change { subject, level: None, row, baseline, median: 0, factor: 0.0 });
+            }
         }
     }
 }
@@ -226,6 +240,7 @@ impl Observed {
                 window.push((at, u64::from(count.wrapping_sub(seen))));
             }
         });
+        self.looked = step;
         if !window.is_empty() {
             self.last = step;
         }
@@ -263,50 +278,80 @@ impl Observed {
     /// Compares what has come of late with the baseline.
     fn judge(&mut self, subject: &Subject, step: u64, found: &mut Found) {
         let Some(baseline) = &mut self.baseline else { return };
-        let recent = recent(&self.windows);
-        let samples: u64 = recent.iter().map(|(_, count)| count).sum();
-        let wanted = if samples < JUDGED {
-            self.now = None;
-            // A query that is not asked any longer is not slow.
-            if self.last + (WINDOWS as u64) < step { None } else { self.level }
-        } else {
-            let low = 0.5 - 0.98 / (samples as f64).sqrt();
-            let Some([median, low]) = quantiles(&recent, [0.5, low.max(0.05)]) else { return };
-            let factor = median as f64 / baseline.p50.max(1) as f64;
-            self.now = Some((median, factor));
-            let surely =
-                low as f64 >= SURELY * baseline.p50 as f64 && median.saturating_sub(baseline.p50) >= MATTERS;
-            if factor < 1.5 {
-                baseline.follow(&recent, self.windows.back().is_some_and(|window| !window.is_empty()));
+        let rising = self.pending.looks > 0 && self.pending.level > self.level;
+        // What has made a level pending does not confirm it too.
+        let counted = if rising { step - self.pending.first } else { u64::MAX };
+        let wanted = match Look::at(&self.windows, baseline.p50, counted) {
+            None => {
+                self.now = None;
+                // A query that is not asked any longer is not slow.
+                if self.last + (WINDOWS as u64) >= step {
+                    return;
+                }
+                None
             }
-            wanted(self.level, factor, surely)
+            Some(look) => {
+                self.now = Some((look.median, look.factor));
+                if look.factor < Level::Info.factor() {
+                    let fresh = self.windows.back().is_some_and(|window| !window.is_empty());
+                    baseline.follow(&look.steps, fresh);
+                } else if rising && !look.surely {
+                    return;
+                }
+                wanted(self.level, look.factor, look.surely)
+            }
         };
         if wanted == self.level {
-            self.pending = (None, 0);
+            self.pending = Pending::default();
             return;
         }
-        self.pending.1 = if self.pending.0 == wanted { self.pending.1 + 1 } else { 1 };
-        self.pending.0 = wanted;
         let rises = wanted > self.level;
-        if rises
-            && self.pending.1 == 1
+        if self.pending.add(self.level, wanted, step) == 1
+            && rises
             && let Some(row) = &self.row
         {
             found.suspects.push(Arc::clone(row));
         }
-        if self.pending.1 < if rises { RISES } else { FALLS } {
+        if self.pending.looks < if rises { RISES } else { FALLS } {
             return;
         }
-        (self.level, self.since, self.pending) = (wanted, step, (None, 0));
+        if self.level.is_none() {
+            self.since = step;
+        }
+        self.level = std::mem::take(&mut self.pending).level;
         let (median, factor) = self.now.unwrap_or((0, 0.0));
         found.changes.push(Change {
             subject: subject.clone(),
-            level: wanted,
+            level: self.level,
             row: self.row.clone(),
             baseline: baseline.clone(),
             median,
             factor,
         });
+    }
+}
+
+/// A level that is about to come.
+#[derive(Debug, Default)]
+struct Pending {
+    level: Option<Level>,
+    /// How many looks in a row want it, or one that is further from what is.
+    looks: u32,
+    /// The step of the first of them.
+    first: u64,
+}
+
+impl Pending {
+    /// Counts a look that wants another level than there is; how many they are now.
+    fn add(&mut self, is: Option<Level>, wanted: Option<Level>, step: u64) -> u32 {
+        let rises = wanted > is;
+        let goes_on = self.looks > 0 && (self.level > is) == rises;
+        *self = match (goes_on, rises) {
+            (false, _) => Self { level: wanted, looks: 1, first: step },
+            (_, true) => Self { level: self.level.min(wanted), looks: self.looks + 1, ..*self },
+            (_, false) => Self { level: self.level.max(wanted), looks: self.looks + 1, ..*self },
+        };
+        self.looks
     }
 }
 
@@ -331,43 +376,7 @@ fn wanted(level: Option<Level>, factor: f64, surely: bool) -> Option<Level> {
     }
 }
 
-/// The latest windows that have enough samples together, or all of them.
-fn recent(windows: &VecDeque<Steps>) -> Steps {
-    let mut sum: BTreeMap<usize, u64> = BTreeMap::new();
-    let mut samples = 0;
-    for window in windows.iter().rev() {
-        for (at, count) in window {
-            *sum.entry(*at).or_default() += count;
-            samples += count;
-        }
-        if samples >= JUDGED {
-            break;
-        }
-    }
-    sum.into_iter().collect()
-}
-
-/// Without what lies far outside of the middle half (Tukey's outer fence).
-fn without_outliers(steps: &[(usize, u64)]) -> Steps {
-    let Some([low, high]) = quantiles(steps, [0.25, 0.75]) else { return Steps::new() };
-    let reach = 3 * high.saturating_sub(low).max(high / 20);
-    let inside = |at: usize| {
-        let value = super::histogram::middle(at);
-        value <= high + reach && value + reach >= low
-    };
-    steps.iter().filter(|(at, _)| inside(*at)).copied().collect()
-}
-
-/// How sure the median is: 1 less half the width of its 95 % interval, as a share of it.
-fn confidence(steps: &[(usize, u64)], samples: u64) -> f64 {
-    let reach = 0.98 / (samples as f64).sqrt();
-    match quantiles(steps, [0.5 - reach, 0.5, 0.5 + reach]) {
-        Some([low, median, high]) if median > 0 => {
-            (1.0 - (high - low) as f64 / (2 * median) as f64).clamp(0.0, 1.0)
-        }
-        _ => 0.0,
-    }
-}
-
+#[cfg(test)]
+mod mixed;
 #[cfg(test)]
 mod tests;

@@ -52,6 +52,15 @@ pub(crate) struct Sample {
     pub(crate) files: u32,
     /// How many files may be open; 0 = not known.
     pub(crate) files_most: u64,
+    /// Bytes of the GPU's memory that are in use, whoever uses them, and in all; 0 = no GPU computes.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) gpu_memory_used: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) gpu_memory: u64,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// Counters that only grow, as read last.
@@ -241,6 +250,19 @@ mod tests {
         assert_eq!(disks(disks_text), [12.0 * SECTOR, 24.0 * SECTOR]);
         let dev = "Inter-| Receive\n face |bytes\n    lo: 5 0 0 0 0 0 0 0 5 0\n  eth0: 7 1 0 0 0 0 0 0 9 1\n";
         assert_eq!(net(dev), [7.0, 9.0]);
+    }
+
+    #[test]
+    fn a_gpu_is_told_of_where_there_is_one() {
+        let without = serde_json::to_value(Sample::default()).unwrap();
+        assert!(without.as_object().unwrap().keys().all(|key| !key.contains("gpu")), "{without}");
+        let with = Sample { gpu_memory_used: 3 << 30, gpu_memory: 8 << 30, ..Sample::default() };
+        let with = serde_json::to_value(with).unwrap();
+        assert_eq!(
+            (&with["gpu_memory_used"], &with["gpu_memory"]),
+            (&(3u64 << 30).into(), &(8u64 << 30).into())
+        );
+        assert_eq!(with.as_object().unwrap().len(), without.as_object().unwrap().len() + 2);
     }
 
     #[test]

@@ -72,8 +72,8 @@ impl Exporter {
         Ok(Self { endpoint: endpoint.to_owned(), provider, tracer })
     }
 
-    /// Queues the spans of a request that is over.
-    pub(super) fn send(&self, finished: &Finished<'_>, trace: &Trace, config: &Config) {
+    /// Queues the spans of a request that is over; gives its trace.
+    pub(super) fn send(&self, finished: &Finished<'_>, trace: &Trace, config: &Config) -> [u8; 16] {
         let (instant, now) = (Instant::now(), SystemTime::now());
         let at = |moment: Instant| now - instant.saturating_duration_since(moment);
         let parent = trace.parent.map_or_else(Context::new, |parent| {
@@ -121,6 +121,7 @@ impl Exporter {
             (Answered::Gnn, _) => child("gnn", trace.asked, instant),
         }
         span.end_with_timestamp(now);
+        span.span_context().trace_id().to_bytes()
     }
 
     /// Sends what waits.

@@ -53,13 +53,14 @@ impl Traces {
     pub(crate) fn record(&self, finished: &Finished<'_>, trace: &Trace, config: &Config, metrics: &Metrics) {
         let Some(endpoint) = &config.telemetry.otlp.endpoint else { return };
         let known = self.exporter.load();
+        let note = |id| metrics.exemplars.note(id, finished.took, crate::sight::now());
         match known.as_ref().filter(|known| known.endpoint == *endpoint) {
-            Some(exporter) => exporter.send(finished, trace, config),
+            Some(exporter) => note(exporter.send(finished, trace, config)),
             None => {
                 // The first one, or another collector.
                 match export::Exporter::new(endpoint, metrics) {
                     Ok(exporter) => {
-                        exporter.send(finished, trace, config);
+                        note(exporter.send(finished, trace, config));
                         let old = self.exporter.swap(Some(std::sync::Arc::new(exporter)));
                         tokio::task::spawn_blocking(move || drop(old));
                     }

@@ -108,6 +108,15 @@ async fn a_thousand_queries_live_by_keyboard_light_and_dark() {
         let before = browser.eval(calls);
         browser.until(&format!("{calls} > {before}"));
         browser.until("document.querySelector('#charts path').getAttribute('d').split('L').length > 2");
+        // A chart of a GPU, once there is one.
+        let charts = "[...document.querySelectorAll('#charts h2')].map(h => h.textContent).join()";
+        let before = browser.eval(charts).as_str().unwrap().to_owned();
+        assert!(before.ends_with(",Disk, bytes / s") && !before.contains("GPU"), "{before}");
+        let last = "document.querySelector('#charts').lastChild.querySelector('svg').getAttribute('aria-label')";
+        let legend = browser.eval(&format!("samples = samples.map(s => ({{ ...s, gpu_memory: 8e9, gpu_memory_used: 3e9 }})); charts(); {last}"));
+        assert_eq!(legend, "GPU memory, bytes: ■ there is 8.0 G   ■ in use 3.0 G   , at most 8.0 G");
+        assert_eq!(browser.eval(charts), format!("{before},GPU memory, bytes"));
+        assert_eq!(browser.eval("document.querySelector('#charts').lastChild.querySelectorAll('path').length"), 2);
         let panels = browser.eval("[...document.querySelectorAll('#panels h2')].map(h => h.textContent).join()");
         assert_eq!(panels, "Circuit breakers,Limits,Group commit,Cache");
         browser.until("document.querySelector('#panels').textContent.includes('closed for')");

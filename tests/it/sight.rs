@@ -510,6 +510,25 @@ async fn a_dropped_index_is_detected_and_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_that_hangs_holds_up_no_other_channel() {
+    // Nobody accepts there; the kernel does.
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, letters) = mailbox().await;
+    let (peer, sidebolt) = pair(|config| {
+        config.sight.webhook = Some(format!("http://{}/", hangs.local_addr().unwrap()));
+        config.sight.alertmanager = Some(format!("http://{address}/"));
+    })
+    .await;
+    peer.kill().await;
+    within_async(2 * PATIENCE, "Alertmanager knows", || async { !letters.lock().is_empty() }).await;
+    let posts = async |channel: &str| sidebolt.metric("sidebolt_alert_posts_total", channel).await;
+    assert_eq!(posts("webhook").await, 0.0, "it was not waited for");
+    let (_, alerts) = letters.lock()[0].clone();
+    assert_eq!(alerts[0]["labels"]["severity"], "emergency", "{alerts}");
+    within_async(PATIENCE, "the webhook is given up", || async { posts("webhook").await == 1.0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_neo4j_is_an_emergency_and_baselines_outlive_sidebolt() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("baselines.json");

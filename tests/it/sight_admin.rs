@@ -77,10 +77,11 @@ fn openapi() -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The schema's names of what an object has.
+/// The schema's names of what an object has, without what is there on some machines only.
 fn names(schema: &Value) -> BTreeSet<String> {
     let properties = schema["properties"].as_object().unwrap_or_else(|| panic!("{schema}"));
-    properties.keys().cloned().collect()
+    let always = properties.iter().filter(|(_, schema)| schema["x-optional"] != true);
+    always.map(|(name, _)| name.clone()).collect()
 }
 
 fn keys(value: &Value) -> BTreeSet<String> {

@@ -13,15 +13,15 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use parking_lot::Mutex;
 use prost::Message as _;
 use sidebolt::config::{CacheRule, Config, Limit, Per, Store, When};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::message::*;
-use crate::support::neo4j::Neo4j;
+use crate::support::neo4j::{Neo4j, skip};
 use crate::support::raw_client::Client;
 use crate::support::scripted::Peer;
-use crate::support::sidebolt::Sidebolt;
-use crate::support::wait::{PATIENCE, until, within_async};
+use crate::support::sidebolt::{Sidebolt, get};
+use crate::support::wait::{PATIENCE, in_time, until, within_async};
 
 const V: Version = Version::V5_8;
 /// The application's trace, and the span of it that asks.
@@ -325,4 +325,121 @@ async fn real_neo4j_answers_by_cache_and_batch_within_traces() {
         assert_eq!((hex(&merge.trace_id), merge.parent_span_id.len()), (TRACE.to_owned(), 8));
         neo4j.admin("MATCH (n) WHERE n:TraceRead OR n:TraceWrite DELETE n").await;
     }
+}
+
+/// Prometheus with exemplars, of the Debian package; it ends with this value.
+struct Prometheus {
+    child: tokio::process::Child,
+    address: SocketAddr,
+    _home: tempfile::TempDir,
+}
+
+impl Prometheus {
+    /// One that asks an admin port each second; `None` if there is none on this machine.
+    async fn start(admin: SocketAddr) -> Option<Self> {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("prometheus.yaml");
+        let targets = format!(
+            "scrape_configs:\n- {{job_name: sidebolt, scrape_interval: 1s, static_configs: [{{targets: ['{admin}']}}]}}\n"
+        );
+        std::fs::write(&file, targets).unwrap();
+        let mut child = tokio::process::Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", home.path().join("data").display()))
+            .args(["--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage"])
+            .stderr(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .ok()?;
+        let mut lines = tokio::io::BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = in_time("Prometheus listens", async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("Prometheus runs");
+                let address = line.split("address=").nth(1).and_then(|rest| rest.split(' ').next());
+                match address.and_then(|address| address.parse::<SocketAddr>().ok()) {
+                    Some(address) if address.port() != 0 => break address,
+                    _ => {}
+                }
+            }
+        });
+        let address = address.await;
+        // It waits where nobody reads what it says.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Some(Self { child, address, _home: home })
+    }
+
+    async fn ask(&self, path: &str) -> serde_json::Value {
+        let (status, body) = get(self.address, path).await;
+        if status != 200 {
+            return serde_json::Value::Null;
+        }
+        // Long answers come in chunks.
+        let json = body.get(body.find('{').unwrap_or(0)..=body.rfind('}').unwrap_or(0)).unwrap_or_default();
+        serde_json::from_str(json).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_name_traces_where_they_may() {
+    const TEST: &str = "traces::metrics_name_traces_where_they_may";
+    let (peer, collector) = (Peer::start(|_| ()).await, Collector::start().await);
+    let sidebolt = Sidebolt::start(peer.address, |config| collector.set(config, 0.0)).await;
+    let mut client = Client::login(sidebolt.address, V, "user", "password").await;
+    client.query("ok | rows 1").await.unwrap();
+    let open = async || {
+        let mut stream = TcpStream::connect(sidebolt.admin()).await.unwrap();
+        let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
+        let request = format!(
+            "GET /metrics HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        in_time("metrics", stream.read_to_string(&mut answer)).await.unwrap();
+        answer
+    };
+    assert!(!open().await.contains("trace_id"), "nothing was traced");
+    client.query_with(run_with("ok | rows 3", none(), traced("01"))).await.unwrap();
+    let answer = open().await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        "{head}"
+    );
+    let traces: Vec<&str> = body.lines().filter(|line| line.contains("trace_id")).collect();
+    let [line] = traces.as_slice() else { panic!("{traces:?}") };
+    let (bucket, exemplar) = line.split_once(" # ").unwrap();
+    let bound =
+        bucket.strip_prefix("sidebolt_exchange_seconds_bucket{le=\"").unwrap().split('"').next().unwrap();
+    let exemplar = exemplar.strip_prefix(&format!("{{trace_id=\"{TRACE}\"}} ")).unwrap();
+    let [seconds, at] = [0, 1].map(|nth| exemplar.split(' ').nth(nth).unwrap().parse::<f64>().unwrap());
+    assert!(bound == "+Inf" || seconds <= bound.parse().unwrap(), "{line}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!(seconds > 0.0 && (now - 600.0..=now + 1.0).contains(&at), "{line}");
+    assert!(body.ends_with("\n# EOF\n"), "{body}");
+    // Who does not ask for it gets what it always got.
+    let (_, plain) = sidebolt.get("/metrics").await;
+    assert!(!plain.contains("trace_id") && !plain.contains("# EOF"), "{plain}");
+    assert!(plain.contains("# TYPE sidebolt_requests_total counter\n"), "{plain}");
+    // A trace that begins here is named as the collector knows it.
+    sidebolt.reconfigure(|config| config.telemetry.otlp.sample = 1.0);
+    client.query("ok | rows 7").await.unwrap();
+    let spans = collector.wait("OK", 2).await;
+    let own = spans.iter().find(|span| span.parent_span_id.is_empty()).unwrap();
+    assert!(open().await.contains(&format!("trace_id=\"{}\"", hex(&own.trace_id))), "{own:?}");
+
+    // Prometheus reads all of it.
+    let Some(mut prometheus) = Prometheus::start(sidebolt.admin()).await else {
+        return skip(TEST, "needs Prometheus: install the Debian package prometheus");
+    };
+    let path = "/api/v1/query_exemplars?query=sidebolt_exchange_seconds_bucket&start=0&end=9999999999";
+    within_async(PATIENCE, "Prometheus knows the trace", || async {
+        prometheus.ask(path).await.to_string().contains(&hex(&own.trace_id))
+    })
+    .await;
+    let targets = prometheus.ask("/api/v1/targets?state=active").await;
+    let target = &targets["data"]["activeTargets"][0];
+    assert_eq!((&target["health"], &target["lastError"]), (&"up".into(), &"".into()), "{target}");
+    let metadata = prometheus.ask("/api/v1/metadata?metric=sidebolt_requests").await;
+    assert_eq!(metadata["data"]["sidebolt_requests"][0]["type"], "counter", "{metadata}");
+    prometheus.child.kill().await.unwrap();
 }

@@ -9,18 +9,18 @@ use crate::sight::{Answered, Finished, Outcome, Sight, Viewer};
 use crate::statement::Statement;
 use crate::upstream::{Identities, Principal};
 
-struct World {
-    sight: Sight,
-    config: Arc<Config>,
+pub(super) struct World {
+    pub(super) sight: Sight,
+    pub(super) config: Arc<Config>,
     principal: Arc<Principal>,
-    statement: Arc<Statement>,
-    random: fastrand::Rng,
-    step: u64,
+    pub(super) statement: Arc<Statement>,
+    pub(super) random: fastrand::Rng,
+    pub(super) step: u64,
     baselines: Baselines,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let auth = Auth { username: Some("ann".to_owned()), ..Auth::default() };
         Self {
             sight: Sight::new(Arc::new(Metrics::new())),
@@ -34,7 +34,7 @@ impl World {
     }
 
     /// A request that takes so many milliseconds.
-    fn ask(&mut self, millis: f64, answered: Answered) {
+    pub(super) fn ask(&mut self, millis: f64, answered: Answered) {
         let finished = Finished {
             statement: &self.statement,
             principal: &self.principal,
@@ -57,7 +57,7 @@ impl World {
     }
 
     /// A time with noise: log-normal, and now and then something that takes very long.
-    fn noisy(&mut self, millis: f64, noise: f64) -> f64 {
+    pub(super) fn noisy(&mut self, millis: f64, noise: f64) -> f64 {
         let normal = (-2.0 * self.random.f64().max(1e-12).ln()).sqrt()
             * (std::f64::consts::TAU * self.random.f64()).cos();
         let pause = if self.random.u32(..200) == 0 { 20.0 } else { 1.0 };
@@ -96,7 +96,8 @@ impl World {
     }
 }
 
-const HOUR: usize = 360;
+/// Looks in an hour.
+pub(super) const HOUR: usize = 360;
 
 #[test]
 fn an_hour_of_noise_gives_no_alarm() {
@@ -247,4 +248,44 @@ fn reads_together_have_a_baseline_too() {
         world.sight.baselines(10, &Viewer::of(&world.principal, &world.config)).is_empty(),
         "it is of all users"
     );
+}
+
+#[test]
+fn many_texts_do_not_push_out_what_is_known() {
+    let mut world = World::new(12);
+    (0..30).for_each(|_| drop(world.ten_seconds(100, 10.0, 0.2)));
+    let known = world.baselines.kept();
+    // After a restart, its query is asked rarely, and many others in between.
+    world.baselines = Baselines::default();
+    world.baselines.restore(known, 100);
+    for _ in 0..20 {
+        world.sight.reset(&Viewer::of_all());
+        for _ in 0..80 {
+            let name = world.random.u64(..);
+            world.statement = Arc::new(Statement::parse(&format!("MATCH (n:L{name}) RETURN n")));
+            world.ask(1.0, Answered::Neo4j);
+        }
+        world.step += 1;
+        let rows = world.sight.top(usize::MAX, &Viewer::of_all());
+        world.baselines.step(world.step, &rows, 100);
+        assert!(world.baselines.observed.len() <= 100);
+        assert_eq!(world.baselines.kept().len(), 1, "step {}", world.step);
+    }
+}
+
+#[test]
+fn what_is_forgotten_is_slow_no_longer() {
+    let mut world = World::new(13);
+    (0..30).for_each(|_| drop(world.ten_seconds(100, 10.0, 0.2)));
+    assert_eq!(detect(&mut world, 100, 50.0, 0.2).unwrap().1, Some(Level::Critical));
+    for _ in 0..50 {
+        let name = world.random.u64(..);
+        world.statement = Arc::new(Statement::parse(&format!("MATCH (n:L{name}) RETURN n")));
+        world.ask(1.0, Answered::Neo4j);
+    }
+    // Others are asked, and there is no room for more.
+    let rows: Vec<_> = world.sight.top(usize::MAX, &Viewer::of_all()).split_off(1);
+    let found = world.baselines.step(world.step + 1, &rows, 50);
+    let levels: Vec<_> = found.changes.iter().map(|change| change.level).collect();
+    assert_eq!((levels, world.baselines.observed.len()), (vec![None], 50));
 }

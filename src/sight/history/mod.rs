@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::bucket::{Bucket, Spent};
 use self::store::Store;
@@ -24,7 +24,7 @@ use super::histogram::Since;
 use super::queries::Row;
 use super::resources::Sample;
 use super::{PlanKey, Sight};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::session::Shared;
 
 /// Seconds of a minute.
@@ -36,8 +36,41 @@ const LAST: Duration = Duration::from_secs(10);
 /// Seconds whose samples may be in a minute that has just ended.
 const LATEST: usize = 130;
 
+/// Seconds by which a clock that is put right differs at most, and how long another is doubted.
+const JUMP: u64 = 3600;
+const DOUBT: Duration = Duration::from_secs(86_400);
+
 /// What became of a writing, and the minutes that are left.
 type Written = (Result<(), String>, Vec<(u64, Bucket)>);
+
+/// How much is kept.
+struct Wanted {
+    /// None = what is old stays for now.
+    keep: Option<Duration>,
+    most: u64,
+}
+
+/// Whether the time of day can be believed. After a jump it may be wrong for a while, and must not make everything old.
+#[derive(Default)]
+struct Clock {
+    last: Option<(u64, Instant)>,
+    jumped: Option<Instant>,
+}
+
+impl Clock {
+    /// It says so many seconds since 1970 at a moment.
+    fn look(&mut self, now: u64, at: Instant) {
+        if let Some((before, since)) = self.last.replace((now, at))
+            && now.abs_diff(before + (at - since).as_secs()) > JUMP
+        {
+            self.jumped = Some(at);
+        }
+    }
+
+    fn is_believed(&self, at: Instant) -> bool {
+        self.jumped.is_none_or(|jumped| at - jumped > DOUBT)
+    }
+}
 
 /// The file, if there is one.
 #[derive(Clone, Default)]
@@ -62,6 +95,7 @@ pub(super) struct Keeper {
     writing: Option<JoinHandle<Written>>,
     /// It was said that it cannot be written.
     complained: bool,
+    clock: Clock,
 }
 
 impl History {
@@ -89,23 +123,40 @@ impl History {
     /// Adds minutes, which are taken out of the list, and alerts.
     fn add(
         &self,
-        wanted: &config::History,
+        wanted: &Wanted,
         folder: &Path,
         minutes: &mut Vec<(u64, Bucket)>,
         alerts: &[((u64, u64), Value)],
     ) -> Result<(), String> {
-        self.open(folder)?;
         let mut place = self.store.write();
-        let Some(store) = &mut *place else { return Err("it was closed".to_owned()) };
-        let mut alerts = alerts;
+        let store = match &mut *place {
+            Some(store) => store,
+            none => none.insert(Store::open(folder)?),
+        };
+        let done = Self::add_to(store, wanted, minutes, alerts);
+        if done.is_err() {
+            // Once a disk was full, say, nothing goes until the file is opened anew.
+            *place = None;
+        }
+        done
+    }
+
+    fn add_to(
+        store: &mut Store,
+        wanted: &Wanted,
+        minutes: &mut Vec<(u64, Bucket)>,
+        mut alerts: &[((u64, u64), Value)],
+    ) -> Result<(), String> {
         while let Some((second, bucket)) = minutes.first() {
             let second = *second;
             store.add(second, bucket, alerts).map_err(|error| error.to_string())?;
             minutes.remove(0);
             alerts = &[];
-            store.forget(second, wanted.keep.as_secs()).map_err(|error| error.to_string())?;
+            if let Some(keep) = wanted.keep {
+                store.forget(second, keep.as_secs()).map_err(|error| error.to_string())?;
+            }
         }
-        store.bound(wanted.max_bytes as u64).map_err(|error| error.to_string())
+        store.bound(wanted.most).map_err(|error| error.to_string())
     }
 }
 
@@ -130,6 +181,7 @@ impl Keeper {
         if shared.config.load().sight.history.path.is_none() {
             return;
         }
+        self.clock.look(now, Instant::now());
         let minute = now / MINUTE * MINUTE;
         match self.minute {
             0 => self.minute = minute,
@@ -168,7 +220,9 @@ impl Keeper {
         }
         self.settle().await;
         let alerts = self.alerts(&shared.sight);
-        let (history, wanted) = (shared.sight.history.clone(), config.sight.history.clone());
+        let history = shared.sight.history.clone();
+        let keep = Some(config.sight.history.keep).filter(|_| self.clock.is_believed(Instant::now()));
+        let wanted = Wanted { keep, most: config.sight.history.max_bytes as u64 };
         let mut minutes = std::mem::take(&mut self.pending);
         self.writing = Some(tokio::task::spawn_blocking(move || {
             let done = history.add(&wanted, &folder, &mut minutes, &alerts);
@@ -286,4 +340,29 @@ fn grown(last: &mut BTreeMap<String, u64>, now: BTreeMap<String, u64>) -> BTreeM
     let grown = now.iter().filter_map(more).collect();
     *last = now;
     grown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_jumps_is_doubted_for_a_day() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut clock = Clock::default();
+        let mut look = |after: u32, now: u64| {
+            clock.look(now, start + after * second);
+            clock.is_believed(start + after * second)
+        };
+        let now = 1_700_000_000;
+        // It is put right, and time goes by in which nobody looks.
+        let right = [(0, now), (1, now + 1), (2, now + 1800), (3, now + 3), (90_000, now + 90_000)];
+        assert!(right.into_iter().all(|(after, now)| look(after, now)));
+        // A year ahead, and back again.
+        assert!(!look(90_001, now + 31_536_000));
+        assert!(!look(90_002, now + 90_002));
+        assert!(!look(90_002 + 86_000, now + 90_002 + 86_000));
+        assert!(look(90_003 + 86_400, now + 90_003 + 86_400));
+        assert!(!look(90_004 + 86_400, 5), "as after a start without a clock");
+    }
 }

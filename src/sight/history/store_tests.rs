@@ -149,3 +149,59 @@ fn kill_9_loses_nothing_that_was_written() {
         assert_eq!(hours, sum, "each minute is in its hour, or not at all");
     }
 }
+
+/// A disk that may be full.
+#[derive(Debug, Default)]
+struct Disk {
+    content: redb::backends::InMemoryBackend,
+    is_full: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.content.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.content.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.content.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.content.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        if self.is_full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.content.write(offset, data)
+    }
+}
+
+#[test]
+fn a_disk_that_was_full_is_written_to_again() {
+    use crate::sight::history::{History, Wanted};
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::default();
+    let is_full = std::sync::Arc::clone(&disk.is_full);
+    let database = Database::builder().create_with_backend(disk).unwrap();
+    let store = Store { database, path: folder.path().join("history.redb") };
+    let history = History { store: std::sync::Arc::new(parking_lot::RwLock::new(Some(store))) };
+    let wanted = Wanted { keep: Some(Duration::from_secs(86_400)), most: 64 << 20 };
+    let mut minutes = vec![(DAY, minute(1, 0))];
+    history.add(&wanted, folder.path(), &mut minutes, &[]).unwrap();
+    minutes.extend([(DAY + 60, minute(2, 0)), (DAY + 120, minute(3, 0))]);
+    is_full.store(true, std::sync::atomic::Ordering::Relaxed);
+    let error = history.add(&wanted, folder.path(), &mut minutes, &[]).unwrap_err();
+    assert!(error.to_lowercase().contains("storage") && minutes.len() == 2, "{error}");
+    // With room, nothing is missing. (What was opened anew is the real file.)
+    is_full.store(false, std::sync::atomic::Ordering::Relaxed);
+    history.add(&wanted, folder.path(), &mut minutes, &[]).unwrap();
+    assert!(minutes.is_empty());
+    let kept = history.store.read().as_ref().unwrap().minutes(0, u64::MAX).unwrap();
+    assert_eq!(kept.iter().map(|(second, _)| *second).collect::<Vec<_>>(), [DAY + 60, DAY + 120]);
+}

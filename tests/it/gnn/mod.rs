@@ -3,6 +3,7 @@
 mod faults;
 mod feed;
 mod graphs;
+mod live;
 mod models;
 mod queries;
 mod show;
