@@ -66,7 +66,9 @@ impl Session {
         self.drop_errand();
         self.guarded.result_begins();
         if in_transaction {
-            // Its next statement is seen too.
+            // Its next statement is seen too, and is not its first.
+            self.reads.forget();
+            self.filling = None;
             self.watch_answered(Answered::Gnn, false, 0, 0);
         }
         self.open_rows(Source::Feed(Box::new(feed)), fields, named, self.exchange.asked);

@@ -48,6 +48,11 @@ impl Reads {
         self.source.as_ref().filter(|source| source.is_for(&principal.id, database))
     }
 
+    /// The transaction's first RUN is none whose answer may be kept.
+    pub(super) fn forget(&mut self) {
+        (self.begin, self.carried) = (None, None);
+    }
+
     /// An answer to BEGIN.
     pub(super) fn learn(&mut self, summary: &Summary<'_>, payload: &[u8]) {
         if let Some(asked) = self.asking.take()

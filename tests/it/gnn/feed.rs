@@ -1,9 +1,13 @@
 //! Many rows for the rest of a query: batch by batch where it works row by row.
 
+use std::time::Duration;
+
 use bolt_wire::Tag;
+use sidebolt::config::{CacheRule, Consistency, Store};
 
 use super::*;
 
+const HITS: &str = "sidebolt_cache_hits_total";
 const NODES: usize = 2500;
 /// Rows that one statement may be given.
 const MOST: usize = 1500;
@@ -125,9 +129,12 @@ async fn what_needs_all_rows_gets_all_or_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_run_in_the_callers_transaction() {
     for server in Neo4j::all("batches_run_in_the_callers_transaction") {
-        // With a cache a transaction that reads is begun here first.
-        let (world, mut client) =
-            World::of_many(server, "FeedTx", |config| config.cache.enabled = true).await;
+        let (world, mut client) = World::of_many(server, "FeedTx", |config| {
+            config.cache.consistency = Consistency::Ttl;
+            config.cache.ttl = Duration::from_secs(3600);
+            config.cache.rules = vec![CacheRule { store: Store::Always, ..CacheRule::default() }];
+        })
+        .await;
         let rest = "MATCH (n:LABEL) WHERE id(n) = nodeId AND n.fed RETURN n.at";
         let answers =
             client.ask(&[begin(), run(&world.text("MATCH (n:LABEL) SET n.fed = true")), pull_all()]).await;
@@ -156,6 +163,23 @@ async fn batches_run_in_the_callers_transaction() {
             assert_eq!(rows(&third), [[Value::Integer(3)]]);
             assert!(client.one(commit()).await.success().get("bookmark").is_some());
         }
+
+        // Begun here and not at Neo4j, for what it has read is kept.
+        let kept = world.text("MATCH (n:LABEL {at: 7}) RETURN n.at");
+        let mut tries = 0..50;
+        while world.sidebolt.metric(HITS, "").await == 0.0 {
+            tries.next().expect("an answer is kept");
+            let all = [begin_with([("mode", "r".into())]), run(&kept), pull(1000), commit()];
+            assert_eq!(rows(&client.ask_all(&all).await), [[Value::Integer(7)]]);
+        }
+        let hits = world.sidebolt.metric(HITS, "").await;
+        let all = [begin_with([("mode", "r".into())]), run(&kept), pull(1000)];
+        assert_eq!(rows(&client.ask_all(&all).await), [[Value::Integer(7)]]);
+        assert_eq!(world.sidebolt.metric(HITS, "").await, hits + 1.0);
+        let all = client.ask_all(&[run(&world.fed("RETURN nodeId")), pull_all()]).await;
+        assert_eq!(rows(&all).len(), NODES);
+        assert_eq!(rows(&client.ask_all(&[run(&kept), pull_all()]).await), [[Value::Integer(7)]]);
+        assert!(client.one(commit()).await.is_success());
 
         // What is not fetched to its end is nobody's after ROLLBACK.
         let answers = client.ask(&[begin(), run(&world.fed("RETURN nodeId")), pull(1000)]).await;
