@@ -31,7 +31,7 @@ pub struct Gnn {
     #[serde(with = "SizeText")]
     #[schemars(extend("x-min" = "1MiB", "x-max" = "1024GiB"))]
     pub max_bytes: usize,
-    /// Rows that `CALL gnn.… YIELD …` may hand to the rest of the query.
+    /// Rows that `CALL gnn.… YIELD …` may hand to the rest of the query, where that does not work row by row.
     #[schemars(extend("x-min" = "1", "x-max" = "10000000"))]
     pub max_rows: usize,
     /// Calls that read or compute whole graphs at once; others wait their turn.
@@ -49,7 +49,7 @@ pub struct Gnn {
     pub models: Option<PathBuf>,
     /// The model that is meant where a call names none.
     pub model: Option<String>,
-    /// Bytes of embeddings that are kept, those of nodes asked for one by one.
+    /// Bytes of embeddings that are kept, those of nodes asked for one by one; and as many of what calls without a graph have read.
     #[serde(with = "SizeText")]
     #[schemars(extend("x-min" = "0", "x-max" = "64GiB"))]
     pub cache_bytes: usize,

@@ -346,6 +346,11 @@ impl<'t> Words<'t> {
         self.text.get(self.tokens.get(self.at)?.span.start..)
     }
 
+    /// The tokens that are left.
+    pub(crate) fn left(&self) -> &[Token] {
+        self.tokens.get(self.at..).unwrap_or_default()
+    }
+
     /// The next token and where it stands, in words.
     pub(crate) fn place(&self) -> String {
         match self.tokens.get(self.at) {

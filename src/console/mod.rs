@@ -13,7 +13,7 @@ mod state;
 use bolt_wire::packstream::Value;
 
 pub(crate) use call::{Argument, Call, SYNTAX, Words, chosen};
-pub(crate) use procedures::{Asking, reference_markdown};
+pub(crate) use procedures::{Asking, listed, reference_markdown};
 
 /// The namespace of Sidebolt's procedures.
 pub(crate) const NAMESPACE: &str = "sidebolt";
@@ -47,6 +47,12 @@ pub(crate) fn looks_like_call(text: &[u8], namespace: &str) -> bool {
         rest.byte(b'.')
     })();
     found.unwrap_or(true)
+}
+
+/// Whether the first word of a text is this one, in whatever case: no parsing, no allocation.
+pub(crate) fn begins_with(text: &[u8], word: &[u8]) -> bool {
+    let mut rest = Prefix(text);
+    rest.blanks().and_then(|_| rest.word(word)).unwrap_or(false)
 }
 
 /// What is left of a text's first bytes. Every step gives `None` where they end before it is decided.

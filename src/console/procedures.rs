@@ -7,6 +7,7 @@ use bolt_wire::packstream::Value;
 use serde_json::Value as Shown;
 
 use super::{baselines, cache, coalesce, guard, sight, slow, state};
+use crate::gnn::Listed;
 use crate::session::Shared;
 use crate::sight::Last;
 use crate::upstream::Principal;
@@ -128,6 +129,18 @@ impl Procedure {
 /// The procedure of that name.
 pub(super) fn find(name: &str) -> Option<&'static Procedure> {
     ALL.iter().find(|procedure| procedure.name == name)
+}
+
+/// All of them, as `SHOW PROCEDURES` has them.
+pub(crate) fn listed() -> impl Iterator<Item = Listed> {
+    ALL.iter().map(|procedure| Listed {
+        name: procedure.name,
+        says: procedure.says,
+        mode: "DBMS",
+        works_on_system: true,
+        arguments: procedure.arguments,
+        columns: procedure.columns.iter().map(|column| (column.name, column.kind, column.says)).collect(),
+    })
 }
 
 /// The table of procedures and their columns in Markdown, as the README has it.

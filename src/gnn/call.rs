@@ -70,6 +70,11 @@ impl Call {
         )))
     }
 
+    /// The names that its columns get.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.columns.iter().map(|(_, name)| name.as_str()).collect()
+    }
+
     /// The arguments' values, with the parameters that came with the call.
     pub(crate) fn values(&self, parameters: &MapView<'_>) -> Result<Vec<Value>, Trouble> {
         let values = self.arguments.iter().map(|argument| argument.value(parameters));

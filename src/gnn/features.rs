@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use bolt_wire::DecodeError;
-use bolt_wire::packstream::{Value, Walker};
+use bolt_wire::packstream::{Value, Walker, encode};
+use bytes::BytesMut;
 use foldhash::fast::RandomState;
 
+use super::rows::put_vector;
 use super::settings::{Settings, expected, strings};
 use super::{Trouble, fetch};
 
@@ -164,9 +166,19 @@ impl Column {
         match marker {
             0x90..=0x9F | 0xD4..=0xD6 => {
                 let items = walker.list_header().map_err(broken)?;
-                for _ in 0..items {
-                    let number = self.number(walker, node)?;
-                    self.values.push(number);
+                match walker.floats(items) {
+                    Some(floats) => {
+                        for float in floats {
+                            let number = self.finite(float as f32, node)?;
+                            self.values.push(number);
+                        }
+                    }
+                    None => {
+                        for _ in 0..items {
+                            let number = self.number(walker, node)?;
+                            self.values.push(number);
+                        }
+                    }
                 }
             }
             0xB2 => self.push_vector(walker, node)?,
@@ -331,6 +343,25 @@ impl Column {
     }
 }
 
+/// The same list of values with less than half of the bytes: lists of floats become vectors of what would be made of them anyway.
+pub(crate) fn compact(values: &[u8], out: &mut BytesMut) -> Result<(), Trouble> {
+    out.clear();
+    let mut walker = Walker::new(values);
+    let count = walker.list_header().map_err(broken)?;
+    encode::list_header(count, out);
+    for _ in 0..count {
+        let value = walker.value().map_err(broken)?;
+        let mut items = Walker::new(value);
+        let floats =
+            items.list_header().ok().filter(|count| *count > 0).and_then(|count| items.floats(count));
+        match floats {
+            Some(floats) => put_vector(floats.map(|float| float as f32), out),
+            None => out.extend_from_slice(value),
+        }
+    }
+    Ok(())
+}
+
 /// Which of so many columns a word gets: the same one everywhere and for good.
 fn hashed(word: &str, size: usize) -> u32 {
     let [a, b, c, d, ..] = *blake3::hash(word.as_bytes()).as_bytes();
@@ -400,6 +431,32 @@ mod tests {
         let features = column("v".into(), Some(0.0), &values).unwrap();
         assert_eq!(features.names, ["v[0]", "v[1]"]);
         assert_eq!(features.matrix.values(), [0.0, 0.0, 1.0, 2.0, 1.5, -2.0, 7.0, -1.0]);
+    }
+
+    #[test]
+    fn what_is_compact_gives_the_same_rows() {
+        let property = |name: &str| Feature::list("f", name.into(), Some(0.0)).unwrap().remove(0);
+        for values in [
+            vec![list(&[0.1, -7.25, 1e-30]), Value::Integer(3)],
+            vec![Value::List(vec![1.into(), Value::Float(0.5)]), Value::Null],
+            vec![list(&[3.0]), true.into()],
+        ] {
+            let bytes = Value::List(values).to_bytes();
+            let mut short = BytesMut::from(&b"what was there before"[..]);
+            compact(&bytes, &mut short).unwrap();
+            let rows = [bytes.as_ref(), short.as_ref()].map(|bytes| {
+                let (mut walker, mut columns) =
+                    (Walker::new(bytes), [property("a"), property("b")].map(Column::new));
+                assert_eq!(walker.list_header(), Ok(2));
+                columns.iter_mut().for_each(|column| column.push(&mut walker, 1).unwrap());
+                assert!(walker.is_empty());
+                columns.map(|column| (column.values, column.missing, column.width))
+            });
+            assert_eq!(rows[0], rows[1]);
+        }
+        let mut short = BytesMut::new();
+        compact(&Value::List(vec![list(&[0.5; 64])]).to_bytes(), &mut short).unwrap();
+        assert!(short.len() < 270, "{}", short.len());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bolt_wire::Tag;
 use bolt_wire::chunk::{self, Extent};
 use bolt_wire::message::request::open;
 use bolt_wire::message::{Outcome, Summary};
-use bolt_wire::packstream::{MapView, Walker, encode};
+use bolt_wire::packstream::{MapView, Value, Walker, encode};
 use bolt_wire::version::NotificationFilter;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::{Instant, timeout};
@@ -46,6 +46,8 @@ pub(crate) struct Caller {
 /// What stands behind an answer's last record.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
+    /// The names of the answer's columns.
+    pub(crate) fields: Vec<String>,
     /// The database's name.
     pub(crate) database: Option<Box<str>>,
     /// The bookmark, if something was committed.
@@ -96,12 +98,7 @@ impl Caller {
             }
             match summary.outcome {
                 Outcome::Failure => {
-                    let code = summary.code().unwrap_or_default();
-                    self.shared.metrics.failure(code);
-                    if code.starts_with("Neo.ClientError.Security.") {
-                        self.need.principal.doubt();
-                    }
-                    return Err(Trouble::Neo4j(payload.to_vec()));
+                    return Err(self.failed(&summary, payload));
                 }
                 _ => ended.note(&summary.meta),
             }
@@ -111,8 +108,18 @@ impl Caller {
         Ok(ended)
     }
 
+    /// Notes a FAILURE of Neo4j's, with this payload.
+    pub(super) fn failed(&self, summary: &Summary<'_>, payload: &[u8]) -> Trouble {
+        let code = summary.code().unwrap_or_default();
+        self.shared.metrics.failure(code);
+        if code.starts_with("Neo.ClientError.Security.") {
+            self.need.principal.doubt();
+        }
+        Trouble::Neo4j(payload.to_vec())
+    }
+
     /// Waits for the answer's next message.
-    async fn next(&self, connection: &mut Connection) -> Result<Extent, Trouble> {
+    pub(super) async fn next(&self, connection: &mut Connection) -> Result<Extent, Trouble> {
         let silence = self.shared.read_timeout();
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let limit = left.map_or(silence, |left| left.min(silence)).max(Duration::from_millis(1));
@@ -195,6 +202,9 @@ impl Ended {
             if let Some(value) = meta.string(key) {
                 *place = Some(value.into());
             }
+        }
+        if let Some(Ok(Value::List(fields))) = meta.get("fields").map(Value::decode) {
+            self.fields = fields.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
         }
     }
 }

@@ -61,6 +61,11 @@ impl Stamp {
         Some(self)
     }
 
+    /// True if nothing came between its reading and its end.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
     fn holds(&self, reading: &Reading) -> bool {
         Arc::ptr_eq(&self.ledger, &reading.ledger)
             && reading.span.covers(self.id)

@@ -1,21 +1,19 @@
-//! Embeddings of a few nodes without a graph: their neighbourhood is read hop by hop, as it is now.
+//! Embeddings of a few nodes without a graph: by their neighbourhood as Neo4j has it now.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use bolt_wire::packstream::{Value, encode};
-use bytes::BytesMut;
-use foldhash::fast::RandomState;
+use bolt_wire::packstream::Value;
 use tokio::time::Instant;
 
+use super::around::{around, with_ids};
 use super::features::plain;
 use super::graph::Graph;
-use super::project::{Edges, broken, finish, read_nodes_of};
+use super::names::prefix_of;
+use super::project::{Edges, finish};
 use super::rows::{Embeddings, Keeps, Output, Rows, Source};
 use super::settings::{Settings, expected};
-use super::spec::{Relationships, Spec, Way, alternatives};
+use super::spec::Spec;
 use super::{Caller, Gnn, Trouble, embeddings, project};
-use crate::upstream::Lease;
 
 /// Nodes that one call may name.
 const SEEDS: usize = 1000;
@@ -23,6 +21,8 @@ const SEEDS: usize = 1000;
 const FAN_OUT: usize = 10_000;
 /// So many, where nobody says.
 const USUAL: [usize; 3] = [25, 10, 5];
+/// The statement that says what element ids begin with, if there is one of these nodes.
+const ANY: &str = "MATCH (n) WHERE id(n) IN $ids RETURN elementId(n) LIMIT 1";
 
 /// What a node is named by: an id, an element id, or the node itself.
 fn id_of(node: &Value) -> Result<i64, Trouble> {
@@ -33,30 +33,6 @@ fn id_of(node: &Value) -> Result<i64, Trouble> {
         _ => None,
     };
     id.ok_or_else(|| expected("nodes", "LIST<INTEGER OR STRING OR NODE>", node))
-}
-
-/// The statement that gives neighbours of nodes.
-fn hop_text(relationships: &Relationships) -> String {
-    let types = alternatives(&relationships.types);
-    let (left, right) = match relationships.way {
-        Way::Natural => ("<-", "-"),
-        Way::Reverse => ("-", "->"),
-        Way::Undirected => ("-", "-"),
-    };
-    format!(
-        "UNWIND $ids AS i MATCH (n) WHERE id(n) = i RETURN i, COLLECT {{ MATCH (n){left}[{types}]{right}(m) RETURN id(m) LIMIT $most }}"
-    )
-}
-
-fn with_ids(ids: &[i64], most: usize) -> BytesMut {
-    let mut out = BytesMut::with_capacity(16 + 9 * ids.len());
-    encode::map_header(2, &mut out);
-    encode::string("ids", &mut out);
-    encode::list_header(ids.len(), &mut out);
-    ids.iter().for_each(|id| encode::integer(*id, &mut out));
-    encode::string("most", &mut out);
-    encode::integer(i64::try_from(most).unwrap_or(i64::MAX), &mut out);
-    out
 }
 
 impl Gnn {
@@ -119,28 +95,22 @@ impl Gnn {
         sizes: &[usize],
     ) -> Result<Graph, Trouble> {
         let since = Instant::now();
-        let mut reserved = self.catalog.budget.reserve();
+        let view = self.vicinities.open(caller, &self.catalog, spec).await?;
         let mut lease = caller.lease().await?;
-        let mut known: HashSet<i64, RandomState> = seeds.iter().copied().collect();
-        let mut pairs: Vec<(i64, i64)> = Vec::new();
-        let mut frontier: Vec<i64> = known.iter().copied().collect();
-        for most in sizes {
-            frontier.sort_unstable();
-            let mut next = Vec::new();
-            for relationships in &spec.relationships {
-                next.extend(hop(caller, &mut lease, relationships, &frontier, *most, &mut pairs).await?);
-            }
-            next.retain(|id| known.insert(*id));
-            reserved.set(16 * pairs.capacity() + 48 * known.len())?;
-            frontier = next;
+        // Even if all is kept, Neo4j is asked: whether he may, whether his bookmarks are known, whether there are such nodes.
+        let prefix = prefix_of(caller, &mut lease, ANY, &with_ids(seeds, None)).await?;
+        let prefix = prefix.ok_or_else(|| {
+            Trouble::wrong("`nodes`: there is none of them in the database, or you may not see them.")
+        })?;
+        let found = around(caller, spec, &view, seeds, sizes, (lease, self.catalog.budget.reserve())).await?;
+        let (pairs, read) = (found.pairs, found.read);
+        if !read.is_empty() {
+            let caller = caller.clone();
+            tokio::spawn(async move { caller.shared.gnn.vicinities.close(&caller, view, read).await });
         }
-        let mut ids: Vec<i64> = known.into_iter().collect();
-        ids.sort_unstable();
-        let (prefix, nodes) =
-            read_nodes_of(caller, &mut lease, spec, &with_ids(&ids, 0), &mut reserved).await?;
-        drop(lease);
-        let mut edges = Edges::default();
-        finish(spec, self.catalog.next_version(), prefix, nodes, reserved, since, |positions| {
+        let version = self.catalog.next_version();
+        finish(spec, version, prefix, found.nodes, found.reserved, since, |positions| {
+            let mut edges = Edges::default();
             for (source, target) in pairs {
                 if let (Some(source), Some(target)) = (positions(source), positions(target)) {
                     edges.put(source, target, None);
@@ -172,47 +142,9 @@ fn live_spec(map: &mut Settings, info: &gnn::Info) -> Result<Spec, Trouble> {
     Ok(spec)
 }
 
-/// Reads one hop: who is heard by these nodes. Gives those that were heard.
-async fn hop(
-    caller: &Caller,
-    lease: &mut Lease,
-    relationships: &Relationships,
-    frontier: &[i64],
-    most: usize,
-    pairs: &mut Vec<(i64, i64)>,
-) -> Result<Vec<i64>, Trouble> {
-    let mut heard = Vec::new();
-    if frontier.is_empty() {
-        return Ok(heard);
-    }
-    caller
-        .read(lease, &hop_text(relationships), &with_ids(frontier, most), |walker| {
-            let node = walker.integer().map_err(broken)?;
-            for _ in 0..walker.list_header().map_err(broken)? {
-                let neighbour = walker.integer().map_err(broken)?;
-                pairs.push((neighbour, node));
-                heard.push(neighbour);
-            }
-            Ok(())
-        })
-        .await?;
-    Ok(heard)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_hop_goes_where_messages_come_from() {
-        let text = |way: Way, types: &[&str]| {
-            let types = types.iter().map(|name| (*name).to_owned()).collect();
-            hop_text(&Relationships { types, way, weight: None })
-        };
-        assert!(text(Way::Natural, &["A", "B"]).contains("MATCH (n)<-[:`A`|`B`]-(m) RETURN id(m)"));
-        assert!(text(Way::Reverse, &["A"]).contains("MATCH (n)-[:`A`]->(m)"));
-        assert!(text(Way::Undirected, &[]).contains("MATCH (n)-[]-(m)"));
-    }
 
     #[test]
     fn nodes_are_named_in_three_ways() {

@@ -31,6 +31,10 @@ pub(crate) struct GnnMetrics {
     pub(crate) misses: IntCounter,
     /// Embeddings that are kept.
     pub(crate) kept: IntGauge,
+    /// What calls without a graph needed of nodes: what was kept, and what was read.
+    pub(crate) parts_kept: IntCounter,
+    pub(crate) parts_read: IntCounter,
+    pub(crate) parts_bytes: IntGauge,
     /// Calls that wait for the next batch.
     pub(crate) queue: IntGauge,
     /// Nodes of a batch.
@@ -72,6 +76,9 @@ impl GnnMetrics {
             hits: b.counter("sidebolt_gnn_cache_hits_total", "Embeddings of single nodes that were kept from before."),
             misses: b.counter("sidebolt_gnn_cache_misses_total", "Embeddings of single nodes that were computed."),
             kept: b.gauge("sidebolt_gnn_cache_entries", "Embeddings of single nodes that are kept."),
+            parts_kept: b.counter("sidebolt_gnn_neighbourhood_hits_total", "Features and neighbours of nodes that were kept from an earlier call without a graph."),
+            parts_read: b.counter("sidebolt_gnn_neighbourhood_misses_total", "Features and neighbours of nodes that a call without a graph asked Neo4j for."),
+            parts_bytes: b.gauge("sidebolt_gnn_neighbourhood_bytes", "Bytes of features and neighbours that are kept for calls without a graph."),
             queue: b.gauge("sidebolt_gnn_waiting", "Calls that wait for the next batch of nodes."),
             batch_nodes: b.histogram("sidebolt_gnn_batch_rows", "Nodes that were computed together.", vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0]),
             batch_size: b.gauge("sidebolt_gnn_batch_size", "Nodes that are computed together at most, as chosen last: first by the memory that is free, then by what was fastest."),

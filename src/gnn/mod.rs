@@ -1,6 +1,7 @@
 //! `CALL gnn.…`: graphs read from Neo4j, and embeddings of their nodes, answered by Sidebolt with the caller's own permissions.
 
 mod about;
+mod around;
 mod batch;
 mod budget;
 mod call;
@@ -9,6 +10,7 @@ mod embed;
 mod embeddings;
 mod error;
 mod features;
+mod feed;
 mod fetch;
 mod fresh;
 mod graph;
@@ -24,9 +26,11 @@ mod project;
 mod queries;
 mod rows;
 mod settings;
+mod show;
 mod spec;
 mod tasks;
 mod train;
+mod vicinity;
 mod write;
 
 use std::sync::Arc;
@@ -39,11 +43,13 @@ use bolt_wire::packstream::Value;
 
 pub(crate) use call::{Call, NAMESPACE, misplaced};
 pub(crate) use error::Trouble;
-pub(crate) use fetch::Caller;
+pub(crate) use feed::{Ask, Feed, Gave};
+pub(crate) use fetch::{Caller, NOTHING, expired};
 pub(crate) use metrics::GnnMetrics;
 pub(crate) use procedures::reference_markdown;
 pub(crate) use queries::queries;
 pub(crate) use rows::{Output, Rows};
+pub(crate) use show::{Listed, Show};
 pub(crate) use tasks::Task;
 pub(crate) use write::with_parameters;
 
@@ -55,6 +61,7 @@ use procedures::Runs;
 use spec::Spec;
 use tasks::Tasks;
 use tokio_util::sync::CancellationToken;
+use vicinity::Vicinities;
 
 use crate::config;
 use crate::session::Shared;
@@ -67,6 +74,7 @@ pub(crate) struct Gnn {
     pub(crate) catalog: Catalog,
     pub(crate) models: Models,
     pub(crate) batches: Batches,
+    vicinities: Vicinities,
     tasks: Tasks,
     running: Semaphore,
 }
@@ -77,6 +85,7 @@ impl Gnn {
             catalog: Catalog::default(),
             models: Models::default(),
             batches: Batches::new(config.cache_bytes),
+            vicinities: Vicinities::default(),
             tasks: Tasks::default(),
             running: Semaphore::new(config.max_running),
         };
@@ -107,6 +116,7 @@ impl Gnn {
     pub(crate) fn configure(&self, config: &config::Gnn) {
         self.catalog.budget.limit(config.max_bytes);
         self.batches.limit(config.cache_bytes);
+        self.vicinities.limit(config.cache_bytes);
     }
 
     /// Why calls would have to wait; `None` = they would not.
@@ -120,6 +130,7 @@ impl Gnn {
         metrics.graphs.set(self.catalog.count() as i64);
         metrics.bytes.set(self.catalog.budget.used() as i64);
         self.batches.gauge(metrics);
+        metrics.parts_bytes.set(self.vicinities.bytes() as i64);
         metrics.model_versions.reset();
         for (name, known, _) in self.models.list().0.into_iter().filter(|(_, _, newest)| *newest) {
             metrics.model_versions.with_label_values(&[name.as_str(), known.model.version()]).set(1);
@@ -213,6 +224,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, end: CancellationToken) {
                 continue;
             }
             shared.gnn.batches.sweep();
+            shared.gnn.vicinities.sweep();
             let work = Arc::clone(&shared);
             // What goes wrong with a model is logged there.
             let _ = project::blocking(move || {

@@ -17,6 +17,11 @@ const MODELS: usize = 1000;
 const VERSIONS: usize = 3;
 /// Nodes of the graph that a model is tried on.
 const TRIAL: usize = 64;
+/// About as many as a batch with its neighbours; fewer where each has many numbers.
+const BATCH_NODES: usize = 20_000;
+const BATCH_VALUES: usize = 4_000_000;
+/// Others that a node of the trial hears.
+const HEARD: usize = 10;
 
 /// A model that is loaded.
 pub(crate) struct Loaded {
@@ -189,19 +194,35 @@ fn stamp(path: &Path) -> Stamp {
     })
 }
 
-/// Runs a model once on a small ring, so that its first caller does not wait for what happens only once.
+/// Runs a model on a small graph, and a batch on one as large as a batch meets, so that its first caller does not wait for what happens
+/// only once.
 fn try_out(model: &gnn::Model) -> Result<(), gnn::Error> {
-    let nodes: Vec<u32> = (0..TRIAL as u32).collect();
-    let next: Vec<u32> = nodes.iter().map(|node| (node + 1) % TRIAL as u32).collect();
-    let weights = (model.info().edge_features == 1).then(|| vec![1.0; TRIAL]);
-    if model.info().edge_features > 1 {
+    let info = model.info();
+    if info.edge_features > 1 {
         return Ok(());
     }
-    let graph = gnn::Csr::from_edges(TRIAL, &nodes, &next, weights.as_deref(), gnn::Orientation::Natural)?;
-    let width = model.info().in_channels;
-    let values = (0..TRIAL * width).map(|at| (at % 7) as f32 / 7.0).collect();
-    let features = gnn::Matrix::new(TRIAL, width, values)?;
-    model.forward(&graph, &features, &gnn::Cancel::default())?;
-    model.forward_nodes(&graph, &features, &[0, 1], &[], 42, &gnn::Cancel::default())?;
+    let cancel = gnn::Cancel::default();
+    let (graph, features) = trial(&info, TRIAL)?;
+    model.forward(&graph, &features, &cancel)?;
+    model.forward_nodes(&graph, &features, &[0, 1], &[], 42, &cancel)?;
+    let nodes = BATCH_NODES.min(BATCH_VALUES / info.in_channels.max(1)).max(TRIAL);
+    let (graph, features) = trial(&info, nodes)?;
+    let some: Vec<u32> = (0..TRIAL).map(|at| (at * (nodes / TRIAL)) as u32).collect();
+    let sizes: Vec<usize> =
+        (0..info.layers).map(|layer| [25, 10, 5].get(layer).copied().unwrap_or(5)).collect();
+    model.forward_nodes(&graph, &features, &some, &sizes, 42, &cancel)?;
     Ok(())
+}
+
+/// A graph of so many nodes, each of which hears some others, and what they have.
+fn trial(info: &gnn::Info, nodes: usize) -> Result<(gnn::Csr, gnn::Matrix), gnn::Error> {
+    let ends =
+        (0..nodes).flat_map(|node| (1..=HEARD).map(move |step| (node, (node * 31 + step * 7919) % nodes)));
+    let (targets, sources): (Vec<u32>, Vec<u32>) =
+        ends.map(|(node, other)| (node as u32, other as u32)).unzip();
+    let weights = (info.edge_features == 1).then(|| vec![1.0; targets.len()]);
+    let graph =
+        gnn::Csr::from_edges(nodes, &sources, &targets, weights.as_deref(), gnn::Orientation::Natural)?;
+    let values = (0..nodes * info.in_channels).map(|at| (at % 7) as f32 / 7.0).collect();
+    Ok((graph, gnn::Matrix::new(nodes, info.in_channels, values)?))
 }

@@ -12,7 +12,7 @@ use super::fetch::Caller;
 use super::fresh::Stamp;
 use super::graph::{Graph, NOBODY, Positions};
 use super::matrix::{Features, assemble};
-use super::names::{check_names, prefix_of};
+use super::names::check_names;
 use super::queries::not_an_id;
 use super::spec::{Relationships, Spec, Way};
 use super::{Trouble, fetch};
@@ -27,9 +27,36 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    fn bytes(&self) -> usize {
+    /// None yet.
+    pub(super) fn new(spec: &Spec) -> Self {
+        let labels = if spec.one_hot_labels { spec.labels.len() } else { 0 };
+        Self {
+            ids: Vec::new(),
+            columns: spec.features.iter().cloned().map(Column::new).collect(),
+            labels: vec![Vec::new(); labels],
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
         let columns: usize = self.columns.iter().map(Column::bytes).sum();
         8 * self.ids.capacity() + columns + self.labels.iter().map(Vec::capacity).sum::<usize>()
+    }
+
+    /// Takes one node with the list of its values.
+    pub(super) fn put(&mut self, id: i64, values: &mut Walker<'_>) -> Result<(), Trouble> {
+        self.ids.push(id);
+        self.put_values(id, values)
+    }
+
+    fn put_values(&mut self, id: i64, values: &mut Walker<'_>) -> Result<(), Trouble> {
+        values.list_header().map_err(broken)?;
+        for column in &mut self.columns {
+            column.push(values, id)?;
+        }
+        for label in &mut self.labels {
+            label.push(values.value().map_err(broken)? == [0xC3]);
+        }
+        Ok(())
     }
 
     /// Takes one chunk.
@@ -51,13 +78,7 @@ impl Nodes {
         }
         for at in first..first + count {
             let node = self.ids.get(at).copied().unwrap_or_default();
-            walker.list_header().map_err(broken)?;
-            for column in &mut self.columns {
-                column.push(walker, node)?;
-            }
-            for label in &mut self.labels {
-                label.push(walker.value().map_err(broken)? == [0xC3]);
-            }
+            self.put_values(node, walker)?;
         }
         Ok(())
     }
@@ -207,25 +228,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
     })
 }
 
-/// Reads the nodes with these ids, and what element ids begin with.
-pub(super) async fn read_nodes_of(
-    caller: &Caller,
-    lease: &mut Lease,
-    spec: &Spec,
-    ids: &[u8],
-    reserved: &mut Reserved,
-) -> Result<(Box<str>, Nodes), Trouble> {
-    let prefix =
-        prefix_of(caller, lease, "MATCH (n) WHERE id(n) IN $ids RETURN elementId(n) LIMIT 1", ids).await?;
-    let prefix = prefix.ok_or_else(|| {
-        Trouble::wrong("`nodes`: there is none of them in the database, or you may not see them.")
-    })?;
-    let before = reserved.bytes();
-    let text = spec.nodes_text().replacen("MATCH (n)", "MATCH (n) WHERE id(n) IN $ids", 1);
-    let nodes = read_chunks(caller, lease, spec, &text, ids, |bytes| reserved.set(before + bytes)).await?;
-    Ok((prefix, nodes))
-}
-
 /// Reads chunks of nodes; `grown` hears how many bytes they take.
 async fn read_chunks(
     caller: &Caller,
@@ -235,12 +237,7 @@ async fn read_chunks(
     parameters: &[u8],
     mut grown: impl FnMut(usize) -> Result<(), Trouble>,
 ) -> Result<Nodes, Trouble> {
-    let labels = if spec.one_hot_labels { spec.labels.len() } else { 0 };
-    let mut nodes = Nodes {
-        ids: Vec::new(),
-        columns: spec.features.iter().cloned().map(Column::new).collect(),
-        labels: vec![Vec::new(); labels],
-    };
+    let mut nodes = Nodes::new(spec);
     caller
         .read(lease, text, parameters, |walker| {
             let before = nodes.ids.len();

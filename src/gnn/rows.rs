@@ -1,5 +1,6 @@
 //! What a call gives: rows that become bytes when they are fetched, or a statement that Neo4j runs.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bolt_wire::Tag;
@@ -95,7 +96,7 @@ impl Embeddings {
         match column {
             0 => encode::integer(self.id(row), out),
             1 => encode::string(&self.graph.element_id(self.id(row)), out),
-            _ if self.vectors => put_vector(self.matrix.row(row), out),
+            _ if self.vectors => put_vector(self.matrix.row(row).iter().copied(), out),
             _ => put_list(self.matrix.row(row), out),
         }
     }
@@ -111,10 +112,10 @@ pub(crate) fn put_list(numbers: &[f32], out: &mut BytesMut) {
 }
 
 /// Numbers as a vector of 32-bit floats.
-fn put_vector(numbers: &[f32], out: &mut BytesMut) {
+pub(crate) fn put_vector(numbers: impl Iterator<Item = f32>, out: &mut BytesMut) {
     encode::struct_header(0x56, 2, out);
     encode::bytes(&[0xC6], out);
-    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+    let bytes: Vec<u8> = numbers.flat_map(f32::to_be_bytes).collect();
     encode::bytes(&bytes, out);
 }
 
@@ -126,6 +127,11 @@ impl Rows {
     /// A table.
     pub(crate) fn table(rows: Vec<Vec<Value>>) -> Self {
         Self::new(Source::Table(rows))
+    }
+
+    /// A table of which all columns are wanted.
+    pub(crate) fn all_of(rows: Vec<Vec<Value>>, columns: usize) -> Self {
+        Self { wanted: (0..columns).collect(), ..Self::table(rows) }
     }
 
     /// Chooses columns.
@@ -181,16 +187,21 @@ impl Rows {
 
     /// The statement that runs the rest of a query over these rows, and the parameter that it needs.
     pub(crate) fn continued(&self, names: &[&str], rest: &str) -> (String, (&'static str, BytesMut)) {
-        let mut rows = BytesMut::new();
-        encode::list_header(self.len(), &mut rows);
-        (0..self.len()).for_each(|row| self.put_row(row, &mut rows));
-        let columns: Vec<String> = names
-            .iter()
-            .enumerate()
-            .map(|(at, name)| format!("__gnnRow[{at}] AS {}", escaped(name)))
-            .collect();
-        let text = format!("UNWIND ${PARAMETER} AS __gnnRow WITH {} {rest}", columns.join(", "));
-        (text, (PARAMETER, rows))
+        (statement(names, rest), self.parameter(0..self.len()))
+    }
+
+    /// The parameter with the next rows, at most so many.
+    pub(crate) fn next(&mut self, most: usize) -> (&'static str, BytesMut) {
+        let from = self.at;
+        self.skip(most as u64);
+        self.parameter(from..self.at)
+    }
+
+    fn parameter(&self, rows: Range<usize>) -> (&'static str, BytesMut) {
+        let mut list = BytesMut::new();
+        encode::list_header(rows.len(), &mut list);
+        rows.for_each(|row| self.put_row(row, &mut list));
+        (PARAMETER, list)
     }
 
     /// About how many bytes a row has on its way.
@@ -204,6 +215,13 @@ impl Rows {
             }
         }
     }
+}
+
+/// The statement that runs the rest of a query over rows with columns of these names.
+pub(crate) fn statement(names: &[&str], rest: &str) -> String {
+    let columns: Vec<String> =
+        names.iter().enumerate().map(|(at, name)| format!("__gnnRow[{at}] AS {}", escaped(name))).collect();
+    format!("UNWIND ${PARAMETER} AS __gnnRow WITH {} {rest}", columns.join(", "))
 }
 
 impl Statement {
@@ -263,7 +281,7 @@ mod tests {
         put_list(&[1.5, -0.25], &mut out);
         assert_eq!(Value::decode(&out).unwrap(), Value::List(vec![Value::Float(1.5), Value::Float(-0.25)]));
         out.clear();
-        put_vector(&[1.5], &mut out);
+        put_vector([1.5].into_iter(), &mut out);
         assert_eq!(out.as_ref(), [0xB2, 0x56, 0xCC, 1, 0xC6, 0xCC, 4, 0x3F, 0xC0, 0, 0]);
     }
 }

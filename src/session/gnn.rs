@@ -9,13 +9,13 @@ use bolt_wire::message::{Begin, Run};
 use bolt_wire::packstream::{MapView, Value, encode};
 use bolt_wire::{Tag, Version};
 use bytes::{Buf, BufMut, BytesMut};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::guarded::{Ruled, Seated};
 use super::requests::Message;
 use super::start::access_of;
 use super::{End, Session, Step};
-use crate::gnn::{self, Call, Caller, NAMESPACE, Output, Trouble};
+use crate::gnn::{self, Call, Caller, Feed, NAMESPACE, Output, Show, Trouble};
 use crate::sight::Answered;
 use crate::statement::Statement;
 use crate::upstream::Need;
@@ -25,6 +25,8 @@ use crate::upstream::Need;
 pub(super) struct Terms {
     deadline: Option<Instant>,
     bookmarks: Option<Box<[u8]>>,
+    /// The RUN at the start of `inbuf` shows procedures and goes on as it is.
+    pub(super) shown: bool,
 }
 
 /// Ends a computation when nobody waits for it any longer.
@@ -40,6 +42,8 @@ impl Drop for Waits {
 pub(super) enum Asked {
     /// A call, and its arguments.
     Call(Box<(Call, Vec<Value>)>),
+    /// `SHOW PROCEDURES`.
+    Show(Box<Show>),
     /// A call that cannot be run.
     Wrong(Trouble),
 }
@@ -51,7 +55,7 @@ impl Session {
             return None;
         }
         if message.tag == Tag::RUN {
-            return self.gnn_asked(message.extent);
+            return if std::mem::take(&mut self.terms.shown) { None } else { self.gnn_asked(message.extent) };
         }
         self.note_terms(message.extent);
         None
@@ -61,13 +65,10 @@ impl Session {
     /// `None` if it was dealt with.
     pub(super) async fn offer_gnn(&mut self, message: Message, asked: Asked) -> Step<Option<Message>> {
         self.begin_exchange(Tag::RUN);
-        let (call, values) = match asked {
-            Asked::Wrong(trouble) => {
-                self.refuse_gnn(message, trouble, NAMESPACE);
-                return Ok(None);
-            }
-            Asked::Call(call) => *call,
-        };
+        if let Asked::Wrong(trouble) = asked {
+            self.refuse_gnn(message, trouble, NAMESPACE);
+            return Ok(None);
+        }
         let seat = match self.guarded.ticket.take() {
             None => None,
             Some(ticket) => match self.take_seat(ticket).await? {
@@ -80,11 +81,8 @@ impl Session {
             },
         };
         let Some(caller) = self.gnn_caller(Some(message.extent)) else { return Ok(Some(message)) };
-        if self.denies_gnn(message, &call, &values, &caller) {
-            return Ok(None);
-        }
-        let changed = self.run_gnn(message, &call, values, caller).await?;
-        drop(seat);
+        let changed = self.answer_gnn(message, asked, caller).await?;
+        self.seat_feed(seat);
         Ok(changed)
     }
 
@@ -109,20 +107,26 @@ impl Session {
             Ruled::Later => return Ok(false),
         }
         self.watch(message.extent);
-        match asked {
-            Asked::Wrong(trouble) => self.refuse_gnn(message, trouble, NAMESPACE),
-            Asked::Call(call) => {
-                let (call, values) = *call;
-                let Some(caller) = self.gnn_caller(None) else { return Err(End::Violation) };
-                if self.denies_gnn(message, &call, &values, &caller) {
-                    return Ok(true);
-                }
-                // What goes on to Neo4j stands in the buffer now, and is taken from there like any other message.
-                self.run_gnn(message, &call, values, caller).await?;
-            }
-        }
+        let Some(caller) = self.gnn_caller(None) else { return Err(End::Violation) };
+        // What goes on to Neo4j stands in the buffer now, and is taken from there like any other message.
+        self.answer_gnn(message, asked, caller).await?;
         self.last_heard = Instant::now();
         Ok(true)
+    }
+
+    /// Gives the message that goes on to Neo4j; `None` if this one was dealt with.
+    async fn answer_gnn(&mut self, message: Message, asked: Asked, caller: Caller) -> Step<Option<Message>> {
+        match asked {
+            Asked::Wrong(trouble) => self.refuse_gnn(message, trouble, NAMESPACE),
+            Asked::Show(show) => return self.show_procedures(message, &show, caller).await,
+            Asked::Call(call) => {
+                let (call, values) = *call;
+                if !self.denies_gnn(message, &call, &values, &caller) {
+                    return self.run_gnn(message, &call, values, caller).await;
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The call that the RUN at the start of `inbuf` is, if it is one.
@@ -131,7 +135,10 @@ impl Session {
         let mut scratch = BytesMut::new();
         let run = Run::parse(chunk::payload(wire, extent, &mut scratch)).ok()?;
         let call = match Call::of(run.text) {
-            None => return gnn::misplaced(run.text).map(Asked::Wrong),
+            None => {
+                let show = Show::of(run.text).map(|show| Asked::Show(Box::new(show)));
+                return show.or_else(|| gnn::misplaced(run.text).map(Asked::Wrong));
+            }
             Some(Err(trouble)) => return Some(Asked::Wrong(trouble)),
             Some(Ok(call)) => call,
         };
@@ -185,7 +192,8 @@ impl Session {
                 let held = self.held.as_ref().and_then(|held| MapView::parse(held.begin()).ok());
                 let access =
                     held.map_or_else(|| self.access.clone(), |begin| access_of(&begin, &self.access));
-                (access, Terms { deadline: self.terms.deadline, bookmarks: self.terms.bookmarks.clone() })
+                let bookmarks = self.terms.bookmarks.clone();
+                (access, Terms { deadline: self.terms.deadline, bookmarks, shown: false })
             }
         };
         let cancel = match terms.deadline {
@@ -216,26 +224,24 @@ impl Session {
     ) -> Step<Option<Message>> {
         let procedure = call.procedure.name;
         let waits = Waits(caller.cancel.clone());
-        let (shared, deadline) = (self.shared.clone(), caller.deadline);
-        let work = async {
-            let work = shared.gnn.run(&caller, call, values);
-            match deadline {
-                None => work.await,
-                Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
-                    Ok(done) => done,
-                    Err(_) => Err(Trouble::Cancelled("its time-out (tx_timeout) has struck".to_owned())),
-                },
-            }
-        };
-        let done = self.wait_for(work, None).await?;
+        let shared = self.shared.clone();
+        let done = self.wait_in_time(&caller, shared.gnn.run(&caller, call, values)).await?;
         drop(waits);
         // It was taken back: its message is gone.
         let Some(done) = done else { return Ok(None) };
+        let done = match done {
+            Ok(Output::Rows(rows)) if self.deferred.is_none() && Feed::suits(&caller, call, &rows) => {
+                self.open_feed(message, call, rows, caller).await?;
+                return Ok(None);
+            }
+            done => done,
+        };
         let most = self.shared.config.load().gnn.max_rows;
         let output = done.and_then(|output| match output {
             Output::Rows(rows) if call.rest.is_some() && rows.len() > most => Err(Trouble::wrong(format!(
                 "{} rows are too many to hand to the rest of the query (gnn.max_rows is {most}): ask for fewer nodes, use the procedure that \
-                 writes, or raise gnn.max_rows.",
+                 writes, raise gnn.max_rows, or let the rest work row by row (MATCH, OPTIONAL MATCH, WHERE, UNWIND, and RETURN of plain \
+                 expressions), which gets any number.",
                 rows.len()
             ))),
             output => Ok(output),
@@ -257,8 +263,7 @@ impl Session {
                         return Ok(None);
                     }
                 };
-                let names: Vec<&str> = call.columns.iter().map(|(_, name)| name.as_str()).collect();
-                let (text, parameter) = rows.continued(&names, rest);
+                let (text, parameter) = rows.continued(&call.names(), rest);
                 Ok(Some(self.replace_run(message, &text, &[parameter])))
             }
             (Ok(Output::Statement(statement)), rest) => {
@@ -268,8 +273,28 @@ impl Session {
         }
     }
 
+    /// Waits for what is done for a call, as long as its caller has time; `None` if it was taken back: its message is gone.
+    pub(super) async fn wait_in_time<T>(
+        &mut self,
+        caller: &Caller,
+        work: impl Future<Output = Result<T, Trouble>>,
+    ) -> Step<Option<Result<T, Trouble>>> {
+        let work = async {
+            match caller.deadline {
+                None => work.await,
+                Some(deadline) => timeout_at(deadline, work).await.unwrap_or_else(|_| Err(gnn::expired())),
+            }
+        };
+        self.wait_for(work, None).await
+    }
+
     /// Puts another text and more parameters into the RUN at the start of `inbuf`.
-    fn replace_run(&mut self, message: Message, text: &str, more: &[(&'static str, BytesMut)]) -> Message {
+    pub(super) fn replace_run(
+        &mut self,
+        message: Message,
+        text: &str,
+        more: &[(&'static str, BytesMut)],
+    ) -> Message {
         let mut scratch = BytesMut::new();
         let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
         let Ok(run) = Run::parse(payload) else { return message };
@@ -294,9 +319,9 @@ impl Session {
     }
 
     /// FAILURE for the call at the start of `inbuf`.
-    fn refuse_gnn(&mut self, message: Message, trouble: Trouble, procedure: &str) {
+    pub(super) fn refuse_gnn(&mut self, message: Message, trouble: Trouble, procedure: &str) {
         self.inbuf.advance(message.extent.wire);
-        self.machine.forwarded(Tag::RUN);
+        self.machine.forwarded(message.tag);
         self.telemetry = None;
         let label = match &trouble {
             Trouble::Passing(_) => "gnn_passing",
@@ -330,6 +355,6 @@ impl Terms {
         // An empty list says nothing.
         let bookmarks =
             extra.get("bookmarks").filter(|list| !matches!(list, [0x90] | [0xC0])).map(Into::into);
-        Self { deadline, bookmarks }
+        Self { deadline, bookmarks, shown: false }
     }
 }

@@ -18,7 +18,7 @@ use super::requests::Message;
 use super::{End, Session, Step, gnn};
 use crate::cache::Answer;
 use crate::console::{Asking, Call, NAMESPACE, Table, looks_like_call};
-use crate::gnn::Rows;
+use crate::gnn::{Feed, Rows};
 
 /// The number of a transaction's first result of Sidebolt's own. Neo4j counts from 0.
 const FIRST: i64 = 1 << 30;
@@ -34,6 +34,8 @@ pub(super) struct Local {
     pub(super) newest: i64,
     /// The transaction's last RUN was Sidebolt's own: what names no result means that one.
     pub(super) last: bool,
+    /// The number of the last one of Neo4j's, if Neo4j would take another one for that.
+    pub(super) foreign: Option<i64>,
 }
 
 /// A result that is being fetched.
@@ -42,11 +44,19 @@ pub(super) struct Open {
     /// What is left of it, as messages.
     pub(super) records: Bytes,
     /// Rows that become messages when they are fetched.
-    pub(super) rows: Option<Box<Rows>>,
+    pub(super) rows: Option<Source>,
     /// What follows the last one.
     pub(super) tail: Tail,
     /// Some of it was fetched.
     pub(super) begun: bool,
+}
+
+/// What becomes messages when it is fetched.
+pub(super) enum Source {
+    /// Rows that are there.
+    Rows(Box<Rows>),
+    /// Rows that Neo4j runs a statement over.
+    Feed(Box<Feed>),
 }
 
 /// What follows a result's last record.
@@ -87,7 +97,7 @@ pub(super) struct Fetch {
 
 impl Default for Local {
     fn default() -> Self {
-        Self { results: Vec::new(), next: FIRST, newest: FIRST, last: false }
+        Self { results: Vec::new(), next: FIRST, newest: FIRST, last: false, foreign: None }
     }
 }
 
@@ -144,7 +154,7 @@ impl Session {
     /// A RUN goes to Neo4j: what names no result means its result from now on.
     pub(super) fn note_foreign_run(&mut self) {
         if let Some(local) = &mut self.results {
-            local.last = false;
+            (local.last, local.foreign) = (false, None);
         }
     }
 
@@ -246,6 +256,12 @@ impl Session {
             Ok(Fetch { qid: -1, .. }) | Err(_) => local.last,
             Ok(Fetch { qid, .. }) => qid >= FIRST || local.results.iter().any(|open| open.number == qid),
         };
+        if let (false, Some(number), Ok(fetch @ Fetch { qid: -1, .. })) = (own, local.foreign, fetch.as_ref())
+        {
+            let fetch = *fetch;
+            self.number_fetch(message, fetch, number);
+            return Taken::Done;
+        }
         if !own {
             return Taken::Not;
         }
@@ -333,7 +349,7 @@ impl Session {
         self.failed_local();
     }
 
-    fn failed_local(&mut self) {
+    pub(super) fn failed_local(&mut self) {
         self.machine.answered(Outcome::Failure);
         if self.held.take().is_some() {
             self.count_held(true, false);

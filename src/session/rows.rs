@@ -8,7 +8,7 @@ use bolt_wire::{Tag, Version};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::local::{Fetch, MOST, Open, Tail, millis, too_many};
+use super::local::{Fetch, MOST, Open, Source, Tail, millis, too_many};
 use super::requests::Message;
 use super::{Session, Step};
 use crate::gnn::{Call, Rows};
@@ -31,7 +31,7 @@ impl Session {
         let count = rows.len() as u64;
         self.watch_answered(Answered::Gnn, false, count, count.saturating_mul(rows.row_bytes() as u64));
         let names = call.columns.iter().map(|(_, name)| Value::from(name.as_str())).collect();
-        self.open_rows(rows, Value::List(names), named, self.exchange.asked);
+        self.open_rows(Source::Rows(Box::new(rows)), Value::List(names), named, self.exchange.asked);
     }
 
     /// True if a result is asked for that has rows to encode.
@@ -49,11 +49,15 @@ impl Session {
         let Ok((fetch, at)) = fetch.and_then(|fetch| Ok((fetch, self.find(fetch, in_transaction)?))) else {
             return Ok(());
         };
+        let open = self.results.as_ref().and_then(|local| local.results.get(at));
+        if open.is_some_and(|open| matches!(open.rows, Some(Source::Feed(_)))) {
+            return self.stream_feed(message, fetch, at).await;
+        }
         self.inbuf.advance(message.extent.wire);
         self.machine.forwarded(message.tag);
         let Some(mut local) = self.results.take() else { return Ok(()) };
         let Some(open) = local.results.get_mut(at) else { return Ok(()) };
-        let Some(rows) = &mut open.rows else { return Ok(()) };
+        let Some(Source::Rows(rows)) = &mut open.rows else { return Ok(()) };
         let mut left = if fetch.n < 0 { u64::MAX } else { fetch.n as u64 };
         if message.tag == Tag::DISCARD {
             rows.skip(left);
@@ -84,7 +88,13 @@ impl Session {
     }
 
     /// Answers RUN with rows that wait to be fetched; the message is gone, and counts as sent on. `named`: the database that it names.
-    fn open_rows(&mut self, rows: Rows, fields: Value, named: Option<Box<str>>, since: Instant) {
+    pub(super) fn open_rows(
+        &mut self,
+        source: Source,
+        fields: Value,
+        named: Option<Box<str>>,
+        since: Instant,
+    ) {
         let in_transaction = self.machine.state() == State::Transaction;
         if self.results.as_ref().map_or(0, |local| local.results.len()) >= MOST {
             return self.fail_local(&too_many());
@@ -101,9 +111,13 @@ impl Session {
         } else if named.is_none() && self.machine.version() >= Version::V5_8 {
             meta.extend(database.as_deref().map(|name| ("db", name.into())));
         }
-        let wrote = rows.wrote.then(|| rows.bookmark.clone());
-        let tail = Tail::Own { any: rows.len() > 0, database, since: Instant::now(), wrote };
-        let rows = Some(Box::new(rows));
+        let (any, wrote) = match &source {
+            Source::Rows(rows) => (rows.len() > 0, rows.wrote.then(|| rows.bookmark.clone())),
+            // Neo4j says what follows its last record.
+            Source::Feed(_) => (true, None),
+        };
+        let tail = Tail::Own { any, database, since: Instant::now(), wrote };
+        let rows = Some(source);
         local.results.push(Open { number, records: Bytes::new(), rows, tail, begun: false });
         self.machine.answered(Outcome::DONE);
         self.put_success(&Value::map(meta).to_bytes());

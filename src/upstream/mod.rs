@@ -118,6 +118,14 @@ impl Upstream {
         }
     }
 
+    /// One more connection for somebody who has one: only where that takes nobody's turn.
+    pub(crate) async fn spare(&self, need: &Need) -> Option<Lease> {
+        match &self.servers {
+            Servers::One(pool) => pool.spare(need).await,
+            Servers::Routed(router) => router.try_lease(need),
+        }
+    }
+
     /// A connection made to prove credentials, or to hear the server's greeting.
     pub(crate) async fn fresh(
         &self,

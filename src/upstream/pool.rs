@@ -135,6 +135,16 @@ impl Pool {
         self.lease_until(need, deadline).await
     }
 
+    /// One more connection for somebody who has one: only where that takes nobody's turn.
+    pub(crate) async fn spare(self: &Arc<Self>, need: &Need) -> Option<Lease> {
+        if let Some(lease) = self.try_lease(need) {
+            return Some(lease);
+        }
+        let (open, idle, waiting) = self.counts();
+        let room = waiting == 0 && (idle > 0 || open < self.config.load().pool.max_connection_pool_size);
+        if room { self.lease(need).await.ok() } else { None }
+    }
+
     /// The same, waiting no longer than until `deadline`.
     pub(crate) async fn lease_until(
         self: &Arc<Self>,

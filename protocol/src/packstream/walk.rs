@@ -71,6 +71,17 @@ impl<'a> Walker<'a> {
         Ok(head.values / 2)
     }
 
+    /// The next values, if there are so many and all of them are floats; otherwise it stays where it is.
+    pub fn floats(&mut self, count: usize) -> Option<impl Iterator<Item = f64> + use<'a>> {
+        let (values, rest) = self.rest.split_at_checked(count.checked_mul(9)?)?;
+        let (values, _) = values.as_chunks::<9>();
+        if values.iter().any(|[marker, ..]| *marker != 0xC1) {
+            return None;
+        }
+        self.rest = rest;
+        Some(values.iter().map(|[_, number @ ..]| f64::from_be_bytes(*number)))
+    }
+
     /// Steps into a list and gives the number of its items.
     pub fn list_header(&mut self) -> Result<usize, DecodeError> {
         let marker = self.marker()?;
@@ -196,6 +207,18 @@ mod tests {
         let expected: Vec<u8> =
             (0xC4..=0xC7).chain([0xCF, 0xD3, 0xD7]).chain(0xDB..=0xDF).chain(0xE1..=0xEF).collect();
         assert_eq!(unknown, expected);
+    }
+
+    #[test]
+    fn floats_are_taken_together_or_not_at_all() {
+        let bytes = [&[0xC1][..], &1.5f64.to_be_bytes(), &[0xC1], &(-2.0f64).to_be_bytes(), &[7]].concat();
+        let mut walker = Walker::new(&bytes);
+        for count in [3, 4, usize::MAX] {
+            assert!(walker.floats(count).is_none() && walker.rest() == bytes, "{count}");
+        }
+        let two = walker.floats(2).map(|floats| floats.collect::<Vec<_>>());
+        assert_eq!((two, walker.rest()), (Some(vec![1.5, -2.0]), &[7][..]));
+        assert_eq!(walker.floats(0).map(Iterator::count), Some(0));
     }
 
     #[test]

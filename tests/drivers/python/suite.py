@@ -325,6 +325,8 @@ def gnn(suite, normal):
         assert s.execute_write(work) == 6
         refused = fails(lambda: s.run("MATCH (n) CALL gnn.graph.list() YIELD graphName RETURN graphName").consume())
         assert refused["code"] == "Neo.ClientError.Statement.SyntaxError", refused
+        shown = [row["name"] for row in s.run("SHOW PROCEDURES YIELD name WHERE name CONTAINS '.graph.'")]
+        assert "gnn.graph.drop" in shown, shown
         assert s.run("CALL gnn.graph.drop($g)", g=RUN).single()["nodeCount"] == 3
         s.run(f"MATCH (n:{RUN}) DETACH DELETE n").consume()
     return "as expected"

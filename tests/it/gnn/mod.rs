@@ -1,9 +1,12 @@
 //! `CALL gnn.…` against real Neo4j: graphs, embeddings, writes, and what must not happen.
 
 mod faults;
+mod feed;
 mod graphs;
+mod live;
 mod models;
 mod queries;
+mod show;
 mod write;
 
 use bolt_wire::Version;

@@ -29,7 +29,7 @@ async fn world(server: Neo4j, label: &str, nodes: usize, folder: &Path) -> World
 }
 
 /// The same with the model `sage`, which is loaded.
-async fn world_of_sage(server: Neo4j, label: &str, nodes: usize, folder: &Path) -> World {
+pub(super) async fn world_of_sage(server: Neo4j, label: &str, nodes: usize, folder: &Path) -> World {
     put_model(folder, "sage", "sage_mean", "wide");
     let world = world(server, label, nodes, folder).await;
     let sidebolt = &world.sidebolt;

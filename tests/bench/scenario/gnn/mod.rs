@@ -220,10 +220,10 @@ impl World<'_> {
         Ok(())
     }
 
-    /// So many calls for so many nodes, other ones each time.
-    fn timed(&mut self, text: &str, calls: usize, count: usize) -> Result<Vec<Duration>> {
+    /// Calls for so many nodes, other ones each time.
+    fn timed(&mut self, text: &str, calls: std::ops::Range<usize>, count: usize) -> Result<Vec<Duration>> {
         let mut times = Vec::new();
-        for call in 0..calls {
+        for call in calls {
             let asked = parameters(some(&self.ids, call * 1000 + count, count), call);
             let since = Instant::now();
             let rows = self.ask(text, asked)?;
@@ -236,7 +236,7 @@ impl World<'_> {
     /// Some nodes at a time.
     fn embed(&mut self, table: &mut Table, findings: &mut Findings) -> Result<()> {
         for (count, limit) in [(64, 15.0), (256, 100.0), (1, 5.0)] {
-            let times = self.timed(SAMPLED, CALLS, count)?;
+            let times = self.timed(SAMPLED, 0..CALLS, count)?;
             put(table, &format!("{count} nodes, 25/10/5, none of them kept"), &times);
             let p50 = median(times.iter().map(|time| time.as_secs_f64() * 1e3));
             findings.verdicts.push(Verdict::at_most(&format!("{count} nodes: p50"), limit, p50, "ms"));
@@ -261,22 +261,31 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Some nodes without a graph: their neighbourhood is read for each call.
+    /// Some nodes without a graph: once all of their neighbourhood has to be read, as somebody else has written, and once it may be kept.
     fn live(&mut self, table: &mut Table, findings: &mut Findings) -> Result<()> {
         let text = format!(
             "CALL gnn.embed.stream($nodes, {{modelName: 'bench', sampleSizes: [25, 10, 5], orientation: 'UNDIRECTED', relationshipTypes: '{LABEL}', \
              featureProperties: ['inputs']}})"
         );
+        let touch = format!("MATCH (n:{LABEL} {{at: 0}}) SET n.inputs = n.inputs");
         for count in [1, 64] {
-            let times = self.timed(&text, CALLS / 2, count)?;
-            put(table, &format!("{count} nodes without a graph, 25/10/5, read for each call"), &times);
-            let p99 = quantile(&times, 0.99);
-            findings.verdicts.push(Verdict::at_most(
-                &format!("{count} nodes, neighbours read: p99"),
-                100.0,
-                p99,
-                "ms",
-            ));
+            // Neo4j plans and compiles what it has not been asked before.
+            self.timed(&text, 0..10, count)?;
+            let mut read = Vec::new();
+            for call in 0..CALLS / 2 {
+                self.directly(&touch, Value::Map(Vec::new()))?;
+                read.extend(self.timed(&text, call..call + 1, count)?);
+            }
+            // Other nodes, most of whose neighbours have been met by then.
+            self.timed(&text, 0..CALLS / 2, count)?;
+            let kept = self.timed(&text, CALLS / 2..CALLS, count)?;
+            for (how, times) in
+                [("read behind a foreign write", &read), ("kept as far as it was read", &kept)]
+            {
+                put(table, &format!("{count} nodes without a graph, 25/10/5, neighbourhood {how}"), times);
+                let what = format!("{count} nodes, neighbourhood {how}: p99");
+                findings.verdicts.push(Verdict::at_most(&what, 100.0, quantile(times, 0.99), "ms"));
+            }
         }
         Ok(())
     }
