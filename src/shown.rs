@@ -141,7 +141,7 @@ pub(crate) fn limits(shared: &Shared, most: usize) -> Vec<Value> {
     let limit = |report: LimitReport| {
         let state = &report.state;
         json!({
-            "name": report.name,
+            "name": &*report.name,
             "per": report.per.name(),
             "key": report.named(),
             "rate": report.rate,
