@@ -4,6 +4,7 @@ mod access;
 mod api;
 mod client;
 mod gzip;
+mod place;
 mod port;
 #[cfg(feature = "pprof")]
 mod profile;

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::place::Placed;
 use crate::config::Config;
 use crate::listener::watch_certificate;
 use crate::transport::Transport;
@@ -20,6 +21,8 @@ use crate::transport::tls::TlsAcceptor;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Clients that may be at that at once.
 const HANDSHAKES: usize = 256;
+/// Connections at once; those beyond are closed.
+const CLIENTS: usize = 512;
 /// How a TLS handshake begins.
 const HANDSHAKE: u8 = 0x16;
 /// Rest after an error of accept.
@@ -58,15 +61,20 @@ impl Port {
         Ready { connections, address }
     }
 
-    async fn accept(&self, config: &ArcSwap<Config>, send: mpsc::Sender<(Transport, SocketAddr)>) {
+    async fn accept(&self, config: &ArcSwap<Config>, send: mpsc::Sender<Client>) {
         let places = Arc::new(Semaphore::new(HANDSHAKES));
+        let clients = Arc::new(Semaphore::new(CLIENTS));
         loop {
             let Ok((tcp, peer)) = self.listener.accept().await else {
                 tokio::time::sleep(REST).await;
                 continue;
             };
+            let Ok(client) = Arc::clone(&clients).try_acquire_owned() else {
+                tracing::debug!(%peer, "The admin port has {CLIENTS} connections; another one was closed.");
+                continue;
+            };
             if !self.tls.is_on() {
-                let _ = send.send((Transport::Tcp(tcp), peer)).await;
+                let _ = send.send((Placed::new(Transport::Tcp(tcp), client), peer)).await;
                 continue;
             }
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -74,7 +82,7 @@ impl Port {
             let (tls, send) = (Arc::clone(&self.tls), send.clone());
             tokio::spawn(async move {
                 if let Ok(Ok(transport)) = timeout(PATIENCE, secure(tcp, &tls, required)).await {
-                    let _ = send.send((transport, peer)).await;
+                    let _ = send.send((Placed::new(transport, client), peer)).await;
                 }
                 drop(place);
             });
@@ -105,17 +113,20 @@ async fn secure(mut tcp: TcpStream, tls: &TlsAcceptor, required: bool) -> std::i
     Ok(Transport::Tcp(tcp))
 }
 
+/// A connection that is ready for HTTP, and where it comes from.
+type Client = (Placed<Transport>, SocketAddr);
+
 /// Connections that are ready for HTTP.
 pub(super) struct Ready {
-    connections: mpsc::Receiver<(Transport, SocketAddr)>,
+    connections: mpsc::Receiver<Client>,
     address: SocketAddr,
 }
 
 impl axum::serve::Listener for Ready {
-    type Io = Transport;
+    type Io = Placed<Transport>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Transport, SocketAddr) {
+    async fn accept(&mut self) -> Client {
         match self.connections.recv().await {
             Some(connection) => connection,
             // It was stopped; so will be whoever asks.
