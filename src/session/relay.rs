@@ -323,8 +323,8 @@ impl Session {
             self.machine.hold();
             self.condemned = true;
         }
-        // Neo4j closes a connection for which it has no thread.
-        if code == "Neo.TransientError.Request.NoThreadsAvailable" {
+        // Neo4j closes a connection for which it has no thread, and who gives no code may say anything next.
+        if code.is_empty() || code == "Neo.TransientError.Request.NoThreadsAvailable" {
             self.condemned = true;
         }
     }

@@ -468,6 +468,21 @@ async fn pipelined_requests_are_bounded() {
     sidebolt.at_rest().await;
 }
 
+/// Who gives no code may say anything next, and what comes late would be taken for the answer to something else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_without_a_code_costs_its_connection() {
+    let (peer, sidebolt) = pair(|_| (), |config| config.pool.max_connection_pool_size = 1).await;
+    for (script, more) in [("ok | rows 2, fail Neo.ClientError.Some.Code", 0), ("ok | rows 2, nameless", 1)] {
+        let mut client = client(&sidebolt).await;
+        client.query("ok | rows 2").await.unwrap();
+        let accepted = peer.accepted();
+        client.query(script).await.unwrap_err();
+        assert_eq!(client.query("ok | rows 2").await.map(|rows| rows.len()), Ok(2), "after {script}");
+        assert_eq!(peer.accepted() - accepted, more, "after {script}");
+    }
+    sidebolt.at_rest().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_talks_nonsense_costs_its_connection() {
     let (_peer, sidebolt) = pair(

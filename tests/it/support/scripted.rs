@@ -3,7 +3,7 @@
 //! What a statement does stands in its text: `run part | pull part`, each a list of steps with commas between them.
 //! Run part: `ok` (default), `fail CODE`, `fails N CODE` (the first N times that the statement comes), or any step below. Pull part (default `rows 1`): `rows N`, `who` (a row with the user that is
 //! logged in), `big BYTES` (a row of that size), `fail CODE`, `hang` (until RESET or the end), `sleep MS`, `noop`, `hold` (until the test
-//! lets go), `summary BYTES` (a SUCCESS of that size, which ends the result), `close`, `cut BYTES` (a part of a record, then close), `half` (FIN, but keep reading), `raw HEX`, `endless` (rows until
+//! lets go), `summary BYTES` (a SUCCESS of that size, which ends the result), `close`, `cut BYTES` (a part of a record, then close), `half` (FIN, but keep reading), `raw HEX`, `nameless` (a FAILURE without a code), `endless` (rows until
 //! RESET). Any other text counts as `ok | rows 1`.
 
 use std::collections::HashMap;
@@ -575,6 +575,10 @@ impl Connection {
         match word {
             "ok" => Ok(true),
             "fail" => self.failure(rest).await.map(|()| false),
+            "nameless" => {
+                self.failed = true;
+                self.write(&[0, 3, 0xB1, 0x7F, 0xA0, 0, 0]).await.map(|()| false)
+            }
             "fails" => {
                 let (times, code) = rest.split_once(' ').expect("fails N CODE");
                 let number = self.number;
