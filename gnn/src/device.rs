@@ -74,6 +74,18 @@ pub struct Device {
 }
 
 impl Device {
+    /// What of its memory is in use now, by this process and others; 0 if that is not known.
+    #[must_use]
+    pub fn memory_allocated(&self) -> u64 {
+        self.memory_total.saturating_sub(self.memory_free)
+    }
+
+    /// The same as a share of all.
+    #[must_use]
+    pub fn memory_utilization(&self) -> Option<f64> {
+        (self.memory_total > 0).then(|| self.memory_allocated() as f64 / self.memory_total as f64)
+    }
+
     /// How many nodes a request of some nodes is best cut into, from the memory that is free: 64 below 8 GiB,
     /// 128 below 16 GiB, else 256. To be bettered by measurement; halved when memory runs out.
     #[must_use]
@@ -237,6 +249,13 @@ mod tests {
         assert!(error.starts_with("`device`: cuda cannot be used: "), "{error}");
         assert_eq!(gpu_memory(), None);
         assert_eq!(devices().iter().map(|device| device.usable).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn what_is_allocated_is_what_is_not_free() {
+        let with = |total, free| Device { memory_total: total, memory_free: free, ..cpu("") };
+        assert_eq!((with(80, 60).memory_allocated(), with(80, 60).memory_utilization()), (20, Some(0.25)));
+        assert_eq!((with(0, 0).memory_allocated(), with(0, 0).memory_utilization()), (0, None));
     }
 
     #[test]

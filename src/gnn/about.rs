@@ -92,6 +92,8 @@ impl Gnn {
                 count(device.threads),
                 whole(device.memory_total),
                 whole(device.memory_free),
+                whole(device.memory_allocated()),
+                device.memory_utilization().map_or(Value::Null, Value::Float),
                 device.reason.as_str().into(),
             ]
         };

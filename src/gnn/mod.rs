@@ -139,7 +139,12 @@ impl Gnn {
             return;
         }
         for device in gnn::devices().iter().filter(|device| device.usable) {
-            for (kind, bytes) in [("total", device.memory_total), ("free", device.memory_free)] {
+            let kinds = [
+                ("total", device.memory_total),
+                ("free", device.memory_free),
+                ("allocated", device.memory_allocated()),
+            ];
+            for (kind, bytes) in kinds {
                 let device = device.kind.to_string();
                 metrics.device_memory.with_label_values(&[device.as_str(), kind]).set(bytes.cast_signed());
             }

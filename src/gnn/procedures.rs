@@ -335,6 +335,12 @@ pub(crate) const ALL: &[Procedure] = &[
             column("threads", "INTEGER", "threads that compute, of a processor"),
             column("memoryTotal", "INTEGER", "its memory in bytes; null = not known"),
             column("memoryFree", "INTEGER", "what of that is free; null = not known"),
+            column(
+                "memoryAllocated",
+                "INTEGER",
+                "what of that is in use, by this process and others; null = not known",
+            ),
+            column("memoryUtilization", "FLOAT", "the same as a share of all, 0 to 1; null = not known"),
             column("reason", "STRING", "why it is used, or why not"),
         ],
         writes: false,

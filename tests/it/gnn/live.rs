@@ -100,6 +100,27 @@ async fn what_was_read_around_nodes_is_kept() {
     world.end().await;
 }
 
+/// What computes, and how much of its memory is in use: by the procedure and by the metrics.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_computes_is_shown() {
+    let Some(server) = Neo4j::all("what_computes_is_shown").pop() else { return };
+    let world = World::start(server, "Device", 1).await;
+    let mut client = world.client(V).await;
+    let columns = "kind, memoryTotal, memoryFree, memoryAllocated, memoryUtilization";
+    let cpu =
+        row(&mut client, &format!("CALL gnn.device() YIELD {columns} WHERE kind = 'cpu' RETURN {columns}"))
+            .await;
+    let [total, free, allocated] =
+        ["memoryTotal", "memoryFree", "memoryAllocated"].map(|column| integer(&cpu, column));
+    assert!(free > 0 && allocated > 0 && total == free + allocated, "{cpu:?}");
+    let Some(Value::Float(share)) = cpu.get("memoryUtilization") else { panic!("{cpu:?}") };
+    assert!((share - allocated as f64 / total as f64).abs() < 1e-9, "{cpu:?}");
+    let metric = async |kind: &str| world.sidebolt.metric("sidebolt_gnn_device_memory_bytes", kind).await;
+    assert_eq!(metric("total").await, total as f64);
+    assert!(metric("allocated").await > 0.0);
+    world.end().await;
+}
+
 /// What cannot be answered is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_a_call_without_a_graph_is_named() {
