@@ -86,8 +86,7 @@ impl Around<'_> {
             self.want(&frontier)?;
             let mut next = Vec::new();
             for (along, relationships) in self.spec.relationships.iter().enumerate() {
-                let what = What::Neighbours { along, most: *most };
-                next.extend(self.hop(lease, relationships, what, &frontier, *most).await?);
+                next.extend(self.hop(lease, (along, relationships), &frontier, *most).await?);
             }
             next.retain(|id| known.insert(*id));
             frontier = next;
@@ -147,12 +146,11 @@ impl Around<'_> {
     async fn hop(
         &self,
         lease: &mut Lease,
-        relationships: &Relationships,
-        what: What,
+        (along, relationships): (usize, &Relationships),
         frontier: &[i64],
         most: usize,
     ) -> Result<Vec<i64>, Trouble> {
-        let mut heard = Vec::new();
+        let (what, mut heard) = (What::Neighbours { along, most }, Vec::new());
         let missing = self.recall(frontier, what, |found, id, part| found.hear(id, part, &mut heard))?;
         if missing.is_empty() {
             return Ok(heard);

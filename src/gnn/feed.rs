@@ -4,7 +4,8 @@ use bolt_wire::Tag;
 use bolt_wire::chunk;
 use bolt_wire::message::request::open;
 use bolt_wire::message::{Outcome, Summary};
-use bolt_wire::packstream::{MapEdit, MapView, encode};
+use bolt_wire::packstream::value::put_message;
+use bolt_wire::packstream::{MapEdit, MapView, Value, encode};
 use bytes::{Buf, BufMut, BytesMut};
 use open_cypher::{Keyword, Token, TokenKind};
 
@@ -137,14 +138,7 @@ impl Feed {
         }
         let number = self.open.unwrap_or(-1);
         connection.queue_with(tag, true, |out| {
-            chunk::put_message(out, |out| {
-                out.put_slice(&[0xB1, tag.0]);
-                encode::map_header(2, out);
-                encode::string("n", out);
-                encode::integer(most.min(RECORDS).cast_signed(), out);
-                encode::string("qid", out);
-                encode::integer(number, out);
-            });
+            put_message(tag.0, &[fetching(most.min(RECORDS).cast_signed(), number)], out);
         });
         let Gave { records, meta } = self.answers(connection, out).await?;
         let view = MapView::parse(&meta).unwrap_or(MapView::EMPTY);
@@ -219,6 +213,11 @@ impl Feed {
     }
 }
 
+/// What a PULL or DISCARD of the result with this number says.
+pub(crate) fn fetching(n: i64, number: i64) -> Value {
+    Value::map([("n", n.into()), ("qid", number.into())])
+}
+
 /// How many of these rows are a batch.
 fn batch(rows: &Rows) -> usize {
     (BYTES / rows.row_bytes().max(1)).clamp(1, ROWS)
@@ -270,16 +269,12 @@ fn goes_row_by_row(rest: &str) -> bool {
                 named || compares || !(is(at, "WITH") || WORDS.iter().any(|word| is(at, word)))
             }
             TokenKind::EscapedIdentifier => {
-                kind(at + 1) != Some(TokenKind::LeftParen) || named_before(before)
+                // A label or type stands behind a colon, not a function.
+                kind(at + 1) != Some(TokenKind::LeftParen) || before == Some(TokenKind::Colon)
             }
             _ => true,
         }
     }) && tokens.iter().any(|token| token.kind == TokenKind::Keyword(Keyword::Return))
-}
-
-/// A label or type stands behind this, not a function.
-fn named_before(before: Option<TokenKind>) -> bool {
-    before == Some(TokenKind::Colon)
 }
 
 #[cfg(test)]

@@ -101,9 +101,8 @@ async fn reading(caller: &Caller, source: &Arc<Source>) -> Option<Arc<Reading>> 
 
 /// What the graph depends on: what its statements read.
 fn footprint(spec: &Spec) -> Footprint {
-    let relationships = spec.relationships.iter().map(|relationships| spec.relationships_text(relationships));
     let mut marks: Vec<Mark> = Vec::new();
-    for text in std::iter::once(spec.nodes_text()).chain(relationships) {
+    for text in spec.texts() {
         let Footprint(Some(own)) = Statement::parse(&text).reads else { return Footprint::WHOLE };
         for mark in own {
             if !marks.contains(&mark) {

@@ -24,6 +24,11 @@ const USUAL: [usize; 3] = [25, 10, 5];
 /// The statement that says what element ids begin with, if there is one of these nodes.
 const ANY: &str = "MATCH (n) WHERE id(n) IN $ids RETURN elementId(n) LIMIT 1";
 
+/// Neighbours that are heard by each layer of a model, where nobody says.
+pub(super) fn usual_sizes(layers: usize) -> Vec<usize> {
+    (0..layers).map(|layer| USUAL.get(layer).copied().unwrap_or(5)).collect()
+}
+
 /// What a node is named by: an id, an element id, or the node itself.
 fn id_of(node: &Value) -> Result<i64, Trouble> {
     let id = match node {
@@ -58,8 +63,7 @@ impl Gnn {
             ));
         }
         let seeds = nodes.iter().map(id_of).collect::<Result<Vec<i64>, _>>()?;
-        let usual = || (0..info.layers).map(|layer| USUAL.get(layer).copied().unwrap_or(5)).collect();
-        let sizes: Vec<usize> = map.sizes("sampleSizes", FAN_OUT)?.unwrap_or_else(usual);
+        let sizes = map.sizes("sampleSizes", FAN_OUT)?.unwrap_or_else(|| usual_sizes(info.layers));
         if sizes.len() != info.layers {
             return Err(Trouble::wrong(format!(
                 "`sampleSizes` has {} numbers, but the model `{}` has {} layers: give one for each.",

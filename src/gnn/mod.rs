@@ -43,7 +43,7 @@ use bolt_wire::packstream::Value;
 
 pub(crate) use call::{Call, NAMESPACE, misplaced};
 pub(crate) use error::Trouble;
-pub(crate) use feed::{Ask, Feed, Gave};
+pub(crate) use feed::{Ask, Feed, Gave, fetching};
 pub(crate) use fetch::{Caller, NOTHING, expired};
 pub(crate) use metrics::GnnMetrics;
 pub(crate) use procedures::reference_markdown;

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use super::live::usual_sizes;
 use super::{GnnMetrics, Trouble};
 use crate::sight::now;
 
@@ -208,9 +209,7 @@ fn try_out(model: &gnn::Model) -> Result<(), gnn::Error> {
     let nodes = BATCH_NODES.min(BATCH_VALUES / info.in_channels.max(1)).max(TRIAL);
     let (graph, features) = trial(&info, nodes)?;
     let some: Vec<u32> = (0..TRIAL).map(|at| (at * (nodes / TRIAL)) as u32).collect();
-    let sizes: Vec<usize> =
-        (0..info.layers).map(|layer| [25, 10, 5].get(layer).copied().unwrap_or(5)).collect();
-    model.forward_nodes(&graph, &features, &some, &sizes, 42, &cancel)?;
+    model.forward_nodes(&graph, &features, &some, &usual_sizes(info.layers), 42, &cancel)?;
     Ok(())
 }
 

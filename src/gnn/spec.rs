@@ -147,6 +147,13 @@ impl Spec {
         self.queries.as_ref().map_or(NOTHING, |queries| &queries.parameters)
     }
 
+    /// All statements that read it.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = String> {
+        let relationships =
+            self.relationships.iter().map(|relationships| self.relationships_text(relationships));
+        std::iter::once(self.nodes_text()).chain(relationships)
+    }
+
     /// The statement that gives nodes in chunks: their ids, and for each the list of its properties (and labels).
     pub(crate) fn nodes_text(&self) -> String {
         if let Some(queries) = &self.queries {

@@ -140,9 +140,7 @@ impl Vicinities {
         catalog: &Catalog,
         spec: &Spec,
     ) -> Result<View, Trouble> {
-        let relationships =
-            spec.relationships.iter().map(|relationships| spec.relationships_text(relationships));
-        let texts: Vec<String> = std::iter::once(spec.nodes_text()).chain(relationships).collect();
+        let texts: Vec<String> = spec.texts().collect();
         let key = (catalog.owner(caller).await?, texts.join("\n").into());
         if self.most.load(Ordering::Relaxed) == 0 {
             return Ok(View { key, since: Since::Never });
@@ -191,18 +189,11 @@ impl Vicinities {
     /// Forgets the states that were not used for longest while there are too many bytes.
     fn shrink(&self, most: usize) {
         let mut states = self.states.lock();
-        let mut all: Vec<(Instant, Key, usize)> = states
-            .iter()
-            .map(|(key, state)| (*state.used.lock(), key.clone(), state.parts.read().bytes()))
-            .collect();
-        all.sort_unstable_by_key(|(used, ..)| *used);
-        let mut bytes: usize = all.iter().map(|(.., bytes)| bytes + size_of::<State>()).sum();
-        for (_, key, own) in all {
-            if bytes <= most {
-                break;
-            }
-            states.remove(&key);
-            bytes -= own + size_of::<State>();
+        let bytes = |state: &Arc<State>| state.parts.read().bytes() + size_of::<State>();
+        while states.values().map(bytes).sum::<usize>() > most {
+            let oldest =
+                states.iter().min_by_key(|(_, state)| *state.used.lock()).map(|(key, _)| key.clone());
+            oldest.and_then(|key| states.remove(&key));
         }
     }
 

@@ -2,10 +2,9 @@
 
 use bolt_wire::Tag;
 use bolt_wire::chunk;
-use bolt_wire::message::{Outcome, Run};
+use bolt_wire::message::Run;
 use bolt_wire::packstream::Value;
 use bolt_wire::packstream::value::put_message;
-use bolt_wire::server::State;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
@@ -13,7 +12,7 @@ use super::filter::inherited_keys;
 use super::local::{Fetch, Local, Source};
 use super::requests::Message;
 use super::{End, Session, Step};
-use crate::gnn::{Ask, Call, Caller, Feed, Gave, NAMESPACE, Rows, Trouble};
+use crate::gnn::{Ask, Call, Caller, Feed, Gave, NAMESPACE, Rows, Trouble, fetching};
 use crate::guard::Permit;
 use crate::sight::Answered;
 
@@ -112,11 +111,7 @@ impl Session {
                 return Ok(());
             }
         };
-        self.machine.answered(Outcome::Success { has_more });
-        self.results = Some(local);
-        if self.machine.state() == State::Ready {
-            self.end_local(false, false);
-        }
+        self.answered_fetch(local, has_more);
         self.last_heard = Instant::now();
         Ok(())
     }
@@ -207,8 +202,7 @@ impl Session {
     /// The PULL or DISCARD at the start of `inbuf` means the last result of Neo4j's by no number, but a batch was run since: it gets one.
     pub(super) fn number_fetch(&mut self, message: Message, fetch: Fetch, number: i64) {
         let mut changed = BytesMut::new();
-        let entries = [("n", Value::Integer(fetch.n)), ("qid", Value::Integer(number))];
-        put_message(message.tag.0, &[Value::map(entries)], &mut changed);
+        put_message(message.tag.0, &[fetching(fetch.n, number)], &mut changed);
         changed.put_slice(self.inbuf.get(message.extent.wire..).unwrap_or_default());
         *self.inbuf = changed;
         self.messages = chunk::MessageScanner::default();

@@ -329,6 +329,11 @@ impl Session {
             self.put_answer(|out| open.tail.put(unseen, version, out));
             local.results.remove(at);
         }
+        self.answered_fetch(local, has_more);
+    }
+
+    /// A PULL or DISCARD of one of these results was answered.
+    pub(super) fn answered_fetch(&mut self, local: Box<Local>, has_more: bool) {
         self.machine.answered(Outcome::Success { has_more });
         self.results = Some(local);
         if self.machine.state() == State::Ready {

@@ -78,11 +78,7 @@ impl Session {
             self.put_answer(|out| open.tail.put(false, version, out));
             local.results.remove(at);
         }
-        self.machine.answered(Outcome::Success { has_more });
-        self.results = Some(local);
-        if self.machine.state() == State::Ready {
-            self.end_local(false, false);
-        }
+        self.answered_fetch(local, has_more);
         self.last_heard = Instant::now();
         Ok(())
     }

@@ -25,8 +25,7 @@ impl Session {
             let payload = chunk::payload(&self.inbuf, message.extent, &mut scratch);
             Run::parse(payload).map_or_else(|_| NOTHING.to_vec(), |run| run.parameters.to_vec())
         };
-        let work = async { show.listed(&caller, &parameters).await };
-        Ok(match self.wait_in_time(&caller, work).await? {
+        Ok(match self.wait_in_time(&caller, show.listed(&caller, &parameters)).await? {
             None => None,
             Some(Ok(Some((text, parameter)))) => Some(self.replace_run(message, &text, &[parameter])),
             Some(Ok(None)) => {
